@@ -1,0 +1,134 @@
+"""The arguments that commands share: the file, the layer, the sizes and the lengths.
+
+In go strings of the command line; out come a `Source`, a layer's name, sizes and lengths, known to be well formed. What
+is malformed is bad usage (`typer.BadParameter`, exit status 2); whether the program is right is not asked here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssdc import pipeline
+from ssdc.cli.console import note
+from ssdc.source import Source
+from ssdc.syntax import ast
+
+LARGEST_SIZE = 2**31
+SMALL = 32
+SMALL_BY_NAME = {"H": 4, "D": 128}
+
+FileArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", exists=True, dir_okay=False, readable=True, allow_dash=True, help="The program; - reads stdin."
+    ),
+]
+LayerOption = Annotated[
+    str | None,
+    typer.Option("--layer", metavar="NAME", help="Which layer of the file; the last one if not given."),
+]
+SizeOption = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="NAME=VALUE", help="A size, such as [bold]H=8[/bold]; repeatable."),
+]
+LengthOption = Annotated[int, typer.Option("-T", "--length", min=0, max=LARGEST_SIZE, help="Positions in time.")]
+BatchOption = Annotated[int, typer.Option("-b", "--batch", min=1, max=LARGEST_SIZE, help="Sequences in a batch.")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks to be compiled."""
+
+    source: Source
+    layer: str | None
+    sizes: dict[str, int]
+
+
+def read(file: Path) -> Source:
+    """The text of a file, or of stdin for `-`. Bytes that are no UTF-8 are left for the parser to refuse."""
+    try:
+        data = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="FILE") from None
+    return Source(data.decode("utf-8", errors="replace"), "<stdin>" if str(file) == "-" else str(file))
+
+
+def request(file: Path, layer: str | None, size: list[str] | None, *, complete: bool = False) -> Request:
+    """What the three shared arguments ask for.
+
+    With `complete`, a size that has no default and was not given gets a small one (4 for `H`, 128 for `D`, 32 for any
+    other), and a note on stderr says so.
+
+    Raises `typer.BadParameter` for a layer or a size that the program does not have, and `SpecError` where it does not
+    parse.
+    """
+    source, sizes = read(file), parse_sizes(size or [])
+    if not (layer or sizes or complete):
+        return Request(source, layer, sizes)
+    chosen = find_layer(pipeline.parse(source), layer)
+    known = [entry.name for entry in chosen.sizes]
+    for name in sizes:
+        if name not in known:
+            message = f"layer {chosen.name} has no size {name}; its sizes: {', '.join(known) or 'none'}"
+            raise typer.BadParameter(message, param_hint="--size")
+    if complete:
+        missing = [entry.name for entry in chosen.sizes if entry.default is None and entry.name not in sizes]
+        small = {name: SMALL_BY_NAME.get(name, SMALL) for name in missing}
+        if small:
+            listed = " ".join(f"{name}={value}" for name, value in small.items())
+            note(f"sizes chosen for {chosen.name}: {listed} (--size changes them)")
+        sizes |= small
+    return Request(source, chosen.name, sizes)
+
+
+def find_layer(program: ast.Program, name: str | None) -> ast.Layer:
+    """The layer of that name, or the last. Raises `typer.BadParameter` where there is none."""
+    for layer in reversed(program.layers):
+        if name is None or layer.name == name:
+            return layer
+    listed = ", ".join(layer.name for layer in program.layers) or "none"
+    raise typer.BadParameter(f"no layer {name!r} in this file; its layers: {listed}", param_hint="--layer")
+
+
+def parse_sizes(entries: list[str]) -> dict[str, int]:
+    """Sizes from `NAME=VALUE` entries, at most 2^31 each.
+
+    >>> parse_sizes(["H=8", "P = 64"])
+    {'H': 8, 'P': 64}
+    """
+    sizes: dict[str, int] = {}
+    for entry in entries:
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([0-9]{1,10})\s*", entry, re.ASCII)
+        if not match or not 1 <= int(match[2]) <= LARGEST_SIZE:
+            raise typer.BadParameter(f"{entry!r} is not NAME=VALUE with a value from 1 to 2^31", param_hint="--size")
+        if match[1] in sizes:
+            raise typer.BadParameter(f"{match[1]} is given twice", param_hint="--size")
+        sizes[match[1]] = int(match[2])
+    return sizes
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """Lengths from `256..65536` (doubling, the last included) or `100,200,300`, rising.
+
+    >>> parse_lengths("256..1024"), parse_lengths("100..300"), parse_lengths("300,100")
+    ((256, 512, 1024), (100, 200, 300), (100, 300))
+    """
+    match = re.fullmatch(r"([0-9]{1,10})\.\.([0-9]{1,10})", text)
+    if match:
+        low, high = int(match[1]), int(match[2])
+        lengths = {high}
+        while 0 < low < high:
+            lengths.add(low)
+            low *= 2
+        malformed = not 1 <= int(match[1]) <= high
+    else:
+        malformed = not re.fullmatch(r"[0-9]{1,10}(,[0-9]{1,10})*", text)
+        lengths = set() if malformed else {int(entry) for entry in text.split(",")}
+    if malformed or not all(1 <= length <= LARGEST_SIZE for length in lengths):
+        raise typer.BadParameter(f"{text!r} is neither LOW..HIGH nor a list such as 256,1024", param_hint="-T")
+    return tuple(sorted(lengths))

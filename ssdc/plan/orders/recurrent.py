@@ -1,0 +1,28 @@
+"""Recurrent: one position at a time, the state carried; over a mask of bounded width, a ring of past writers."""
+
+from __future__ import annotations
+
+from ssdc.plan.candidate import Candidate, Pricing, Refusal
+from ssdc.plan.hardware import Hardware
+from ssdc.plan.orders.blocks import blocks
+from ssdc.plan.problem import Problem
+from ssdc.plan.roles import roles
+
+STEPS = 8
+"""Operations a position through PyTorch."""
+
+
+def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
+    """Legal for every mask that is a product of gates, and for every mask of bounded width."""
+    if problem.mask.width is not None:
+        return (blocks(problem, hardware, "recurrent", 1),)
+    pricing = Pricing(problem, hardware, problem.sizes)
+    found = roles(problem)
+    pricing.term("query", found.query_operands or (("one", ()),), found.query)
+    pricing.term("key", found.key_operands or (("one", ()),), found.key)
+    pricing.term("value", found.value_operands or (("one", ()),), found.value)
+    length = max(1, problem.length)
+    state = problem.count(problem.state)
+    fast = hardware.cache * 4 > 4.0 * state
+    pricing.elementwise("positions", state * length, 1.0 if fast else 6.0, launches=STEPS * length)
+    return (pricing.candidate("recurrent", None, depth=length),)

@@ -1,0 +1,156 @@
+"""The exact search for the order in which to multiply a product of tensors pairwise.
+
+A product of named-axis operands, summed over what the result lacks, can be evaluated by any binary tree over the operands.
+Dynamic programming over subsets finds the cheapest tree (at most eight operands, so at most 3^8 splits); each pair is priced
+as what it is: a matrix product, or elementwise work at the speed of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+
+from ssdc.plan.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class Step:
+    """`left * right` summed to `axes`; with `right` empty, `left` alone summed to `axes`."""
+
+    left: str
+    right: str
+    result: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an evaluation takes: operations by unit, bytes moved, operations started, and seconds in all."""
+
+    matrix: float = 0.0
+    vector: float = 0.0
+    transcendental: float = 0.0
+    bytes: float = 0.0
+    launches: float = 0.0
+    seconds: float = 0.0
+    workspace: float = 0.0
+    """Bytes of the largest set of temporaries alive at once (a sum of their sizes, as autograd keeps them)."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def times(self, factor: float) -> Cost:
+        """The cost of doing it `factor` times, with the workspace of one."""
+        fields = {name: getattr(self, name) * factor for name in self.__dataclass_fields__}
+        fields["workspace"] = self.workspace
+        return Cost(**fields)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A cheapest tree: its steps in order, the last one's result being the product's."""
+
+    steps: tuple[Step, ...]
+    axes: tuple[str, ...]
+    cost: Cost = field(compare=False)
+
+
+Operands = tuple[tuple[str, tuple[str, ...]], ...]
+"""Names of operands with their axes."""
+
+
+def search(operands: Operands, axes: tuple[str, ...], sizes: Mapping[str, int], hardware: Hardware) -> Path:
+    """The cheapest pairwise order of a product of operands, summed over every axis that `axes` lacks.
+
+    >>> from ssdc.plan.hardware import CPU
+    >>> sizes = {"i": 64, "j": 64, "n": 128, "p": 64, "h": 24}
+    >>> q, k, mask, v = ("q", ("i", "n")), ("k", ("j", "n")), ("L", ("h", "i", "j")), ("v", ("j", "h", "p"))
+    >>> [step.axes for step in search((q, k, mask, v), ("i", "h", "p"), sizes, CPU).steps]
+    [('i', 'j'), ('h', 'i', 'j'), ('i', 'h', 'p')]
+    """
+    used = {axis for _, found in operands for axis in found} | set(axes)
+    return _search(operands, axes, tuple(sorted((axis, sizes[axis]) for axis in used)), hardware)
+
+
+@lru_cache(maxsize=4096)
+def _search(operands: Operands, axes: tuple[str, ...], sizes: tuple[tuple[str, int], ...], hardware: Hardware) -> Path:
+    table = dict(sizes)
+    count, whole = len(operands), (1 << len(operands)) - 1
+    out = frozenset(axes)
+    of = [frozenset(found) for _, found in operands]
+    kept: dict[int, frozenset[str]] = {}
+    for subset in range(1, whole + 1):
+        inside = frozenset().union(*(of[k] for k in range(count) if subset >> k & 1))
+        outside = frozenset().union(out, *(of[k] for k in range(count) if not subset >> k & 1))
+        kept[subset] = inside & outside if subset & (subset - 1) else of[subset.bit_length() - 1]
+    kept[whole] = out & frozenset().union(*of)
+    best: dict[int, tuple[Cost, int]] = {1 << k: (Cost(), 0) for k in range(count)}
+    for subset in sorted(range(1, whole + 1), key=int.bit_count):
+        if subset in best:
+            continue
+        part = (subset - 1) & subset
+        while part:
+            other = subset ^ part
+            if part > other:
+                cost = best[part][0] + best[other][0] + pair_cost(kept[part], kept[other], kept[subset], table, hardware)
+                if subset not in best or cost.seconds < best[subset][0].seconds:
+                    best[subset] = (cost, part)
+            part = (part - 1) & subset
+    steps: list[Step] = []
+    _steps(whole, best, kept, [name for name, _ in operands], axes, steps)
+    if not steps:
+        (name, found), = operands
+        summed = frozenset(found) - out
+        cost = pair_cost(frozenset(found), frozenset(), kept[whole], table, hardware) if summed else Cost()
+        return Path((Step(name, "", "out", tuple(axis for axis in axes if axis in found)),), axes, cost)
+    return Path(tuple(steps), axes, best[whole][0])
+
+
+def _steps(
+    subset: int, best: Mapping[int, tuple[Cost, int]], kept: Mapping[int, frozenset[str]], names: list[str],
+    axes: tuple[str, ...], steps: list[Step],
+) -> tuple[str, tuple[str, ...]]:
+    part = best[subset][1]
+    if not part:
+        place = subset.bit_length() - 1
+        return names[place], tuple(kept[subset])
+    left, left_axes = _steps(part, best, kept, names, (), steps)
+    right, right_axes = _steps(subset ^ part, best, kept, names, (), steps)
+    if axes:
+        found = tuple(axis for axis in axes if axis in kept[subset])
+    else:
+        found = tuple(sorted(kept[subset], key=_rank))
+    result = "out" if axes else f"{left}{right}"
+    steps.append(Step(left, right, result, found))
+    return result, found
+
+
+def _rank(axis: str) -> tuple[int, str]:
+    """Intermediate axes in a stable order: plain axes, then places within a chunk."""
+    return (axis.startswith("#"), axis)
+
+
+def pair_cost(
+    left: frozenset[str], right: frozenset[str], out: frozenset[str], sizes: Mapping[str, int], hardware: Hardware
+) -> Cost:
+    """The cost of one pairwise step, float32.
+
+    A matrix product where an axis is summed and each side has an axis of its own; elementwise work otherwise.
+    """
+    def count(axes: frozenset[str]) -> float:
+        return float(prod(sizes[axis] for axis in axes))
+
+    summed = (left | right) - out
+    rows, columns, inner = left - right - summed, right - left - summed, (left & right) - out
+    work = 2.0 * count(left | right)
+    moved = 4.0 * (count(left) + count(right) + count(out))
+    traffic = moved / hardware.bandwidth
+    if inner and count(rows) > 1 and count(columns) > 1:
+        least = min(count(rows), count(columns), count(inner))
+        rate = hardware.matrix * min(1.0, least / hardware.tile) ** 0.5
+        return Cost(matrix=work, bytes=moved, launches=1, seconds=work / rate + traffic + hardware.launch, workspace=4.0 * count(out))
+    product = 4.0 * count(left | right) if summed and count(rows) * count(columns) > 1 else 0.0
+    seconds = work / hardware.vector + traffic + 2 * product / hardware.bandwidth + hardware.launch
+    return Cost(vector=work, bytes=moved, launches=1, seconds=seconds, workspace=4.0 * count(out) + product)

@@ -1,0 +1,1 @@
+"""Text to tree, and tree to text. What a name means is found out in `ssdc.graph`."""

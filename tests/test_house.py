@@ -1,0 +1,195 @@
+"""The rules of the house, each a test: layers, lint, types, tables, the tree, start-up and the distribution."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = {"pyproject.toml", "ssdc", "grammar", "templates", "tests", "examples", "README.md", "LICENSE"}
+ALLOWED_DOTTED = {".gitignore", ".ci"}
+PROGRAM = ROOT / "examples" / "mamba2.ssd"
+CHECK_SECONDS = 0.4
+
+# Modules of the tabled rooms that serve the others: any other module must be an entry of a literal table in its room.
+SERVING = {
+    "cli": {"main", "console", "options"},
+    "structures": set(),
+    "plan": set(),
+    "codegen": set(),
+}
+
+
+def run(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def passes(*command: str | Path, **options: object) -> str:
+    done = run(*command, **options)  # type: ignore[arg-type]
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+# ---- lint, types, layers --------------------------------------------------------------------------------------------
+
+
+def test_ruff_finds_nothing() -> None:
+    passes(sys.executable, "-m", "ruff", "check", "--no-cache", ".")
+
+
+def test_mypy_strict_finds_nothing(tmp_path: Path) -> None:
+    passes(sys.executable, "-m", "mypy", "--cache-dir", tmp_path)
+
+
+def test_imports_run_one_way() -> None:
+    out = passes(sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache")
+    assert "0 broken" in out
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def imported_names(tree: ast.Module, room: str) -> dict[str, str]:
+    """Name in this file -> module of the room that it comes from."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if node.module == f"ssdc.{room}":
+                    names[alias.asname or alias.name] = alias.name
+                elif node.module.startswith(f"ssdc.{room}."):
+                    names[alias.asname or alias.name] = node.module.split(".")[2]
+    return names
+
+
+def tabled(tree: ast.Module, room: str) -> set[str]:
+    """The modules of the room that a literal dict, tuple or list at the top of this file names."""
+    names = imported_names(tree, room)
+    found = set()
+    for statement in tree.body:
+        value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+        if isinstance(value, ast.Dict | ast.Tuple | ast.List):
+            found |= {names[node.id] for node in ast.walk(value) if isinstance(node, ast.Name) and node.id in names}
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(SERVING))
+def test_every_module_is_named_by_a_table(room: str) -> None:
+    files = {path.stem: path for path in (ROOT / "ssdc" / room).glob("*.py") if path.stem != "__init__"}
+    assert files
+    named = set().union(*(tabled(ast.parse(path.read_text()), room) for path in (ROOT / "ssdc" / room).glob("*.py")))
+    assert set(files) - named - SERVING[room] == set(), "neither an entry of a table nor known to serve the others"
+    assert SERVING[room] - set(files) == set(), "named here, but gone"
+
+
+def test_a_module_that_no_table_names_is_seen() -> None:
+    tree = ast.parse("from ssdc.cli.check import check\nfrom ssdc.cli.show import show\nT = {'check': check}\nshow()")
+    assert tabled(tree, "cli") == {"check"}
+
+
+# ---- the tree -------------------------------------------------------------------------------------------------------
+
+
+def ignored(name: str) -> bool:
+    patterns = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split() if not line.startswith("#")]
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    present = {name for name in os.listdir(ROOT) if not name.startswith(".") and not ignored(name)}
+    assert present == ALLOWED
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_git_tracks_nothing_else_at_the_top_level() -> None:
+    tracked = {line.split("/")[0] for line in passes("git", "ls-files").splitlines()}
+    assert tracked <= ALLOWED | ALLOWED_DOTTED
+
+
+def test_the_readme_names_the_command_that_ci_runs() -> None:
+    command = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
+    assert command.startswith("pip install")
+    assert command in (ROOT / "README.md").read_text()
+
+
+# ---- start-up -------------------------------------------------------------------------------------------------------
+
+
+def test_check_imports_no_torch() -> None:
+    code = (
+        "import sys; from ssdc.cli.main import app; app(['check', sys.argv[1]], standalone_mode=False)\n"
+        "print(sorted({'torch', 'triton', 'matplotlib', 'numpy', 'jinja2'} & set(sys.modules)))"
+    )
+    assert passes(sys.executable, "-c", code, PROGRAM).splitlines()[-1] == "[]"
+
+
+def processor_seconds(*command: str | Path) -> float:
+    """What one run of a command costs: user and system time, which a busy machine inflates little."""
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_check_is_quick() -> None:
+    passes(sys.executable, "-m", "ssdc", "check", PROGRAM)  # bytecode and caches are there from now on
+    times = [processor_seconds(sys.executable, "-m", "ssdc", "check", PROGRAM) for _ in range(7)]
+    assert median(times) < CHECK_SECONDS, times
+
+
+# ---- the distribution -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The sdist, and the wheel built from it."""
+    out = tmp_path_factory.mktemp("dist")
+    passes(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT)
+    return next(out.glob("*.tar.gz")), next(out.glob("*.whl"))
+
+
+def data_files() -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for folder in ("grammar", "templates")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_package_grammar_and_templates(distributions: tuple[Path, Path]) -> None:
+    names = set(zipfile.ZipFile(distributions[1]).namelist())
+    assert {f"ssdc/{name}" for name in data_files()} <= names
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "ssdc").rglob("*.py")} <= names
+    assert {name.split("/")[0] for name in names} == {"ssdc", "ssdc-0.1.0.dist-info"}
+
+
+def test_the_sdist_holds_the_whole_tree(distributions: tuple[Path, Path]) -> None:
+    with tarfile.open(distributions[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert data_files() | {"README.md", "LICENSE", "pyproject.toml", "tests/test_house.py", "examples/ssd.ssd"} <= names
+
+
+def test_the_wheel_works_away_from_the_checkout(distributions: tuple[Path, Path], tmp_path: Path) -> None:
+    target, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, distributions[1])
+    passes(sys.executable, *install)
+    (elsewhere / "layer.ssd").write_text(PROGRAM.read_text())
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    env["PYTHONPATH"] = str(target)
+    place = passes(sys.executable, "-c", "import ssdc; print(ssdc.__file__)", cwd=elsewhere, env=env)
+    assert Path(place.strip()).is_relative_to(target)
+    assert "layer.ssd: ok" in passes(sys.executable, "-m", "ssdc", "check", "layer.ssd", cwd=elsewhere, env=env)
+    kernels = passes(sys.executable, "-m", "ssdc", "show", "layer.ssd", "--stage", "kernels", cwd=elsewhere, env=env)
+    assert "import torch" in kernels
