@@ -404,6 +404,56 @@ class BadType(Fault):
     remedy = "{hint}"
 
 
+class UnknownInitialiser(Fault):
+    code = "E250"
+    message = "{found} is no part of an initialiser"
+    remedy = (
+        "initialisers are zeros, ones, constant(c), uniform(lo, hi), normal(std) and linear, and elementwise functions "
+        "of these, of numbers and of sizes"
+    )
+
+
+class InitialiserArguments(Fault):
+    code = "E251"
+    message = "'{name}' takes {want} numbers, found {found}"
+    remedy = "written zeros, ones, constant(c), uniform(lo, hi), normal(std), linear"
+
+
+class EmptyRange(Fault):
+    code = "E252"
+    message = "uniform({low}, {high}) is empty: the first bound is to be less than the second"
+    remedy = "uniform draws from lo up to hi; for one value write constant(c)"
+
+
+class NegativeDeviation(Fault):
+    code = "E253"
+    message = "found the standard deviation {found}, expected one that is not negative"
+
+
+class NoFanIn(Fault):
+    code = "E254"
+    message = "`linear` needs a parameter that a contraction sums over"
+    remedy = "give the range: uniform(lo, hi)"
+
+
+class NotANumber(Fault):
+    code = "E255"
+    message = "a distribution takes finite numbers, found {found}"
+    remedy = "numbers, sizes and functions of them, such as log(0.001) or D ^ -0.5"
+
+
+class BadInitialValue(Fault):
+    code = "E256"
+    message = "this initialiser gives values that are not finite"
+    remedy = "logarithms, roots and quotients need arguments inside their domain: log(uniform(1, 16))"
+
+
+class ParameterOverTime(Fault):
+    code = "E257"
+    message = "the parameter '{name}' runs along the time axis '{axis}', whose length each call decides"
+    remedy = "give it an axis with a size, or make it an input"
+
+
 # ---- E3xx: axes, time and the summation rule ------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             return
-        assert path.is_file(), f"tests/golden/{name} is missing: look at the text, then run with --update-golden\n{text}"
+        assert path.is_file(), f"tests/golden/{name} is missing: read the text, then use --update-golden\n{text}"
         wanted = path.read_text(encoding="utf-8")
         if wanted != text:
             rows = difflib.unified_diff(wanted.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm="")
@@ -40,7 +40,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return check
 
 
-# ---- orphans: after a run of everything, each golden must have been read ----------------------------------------------
+# ---- orphans: after a run of everything, each golden must have been read -------------------------------------------
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -98,7 +98,9 @@ def statements() -> st.SearchStrategy[ast.Statement]:
         st.builds(ast.Size, _names, value),
         st.builds(ast.Time, _some(_names)),
         st.builds(ast.Axes, _some(axis)),
-        st.builds(ast.Inputs, _some(st.builds(ast.Input, tensors(), st.sampled_from(["real", "complex", "int", "bool"])))),
+        st.builds(
+            ast.Inputs, _some(st.builds(ast.Input, tensors(), st.sampled_from(["real", "complex", "int", "bool"])))
+        ),
         st.builds(
             ast.Params,
             _some(st.builds(ast.Param, tensors(), st.none() | value, st.sampled_from(["real", "complex"]))),

@@ -29,9 +29,11 @@ MODEL = """layer model(D, V = 100, K = 2) {
 TEXTS = [*EXAMPLES, MODEL]
 TOKEN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*|[0-9][0-9.e-]*|\s+|.", re.DOTALL)
 NOISE = [
-    *"()[]{}=+-*/^,~:<>!@#$%&;'\"\\|?.`\t\r\n\0\x7f_019", "==", "**", "->", ":=", "//", "1e999", "9999999999", "1.2.3", "0x1f",
-    "t+1", "t-0", "t-", "(h)", "[]", "()", "{}", "layer", "mask", "over", "groups", "chain", "size", "output", "a.b", ".5", "x" * 65,
-    "\u03b1", "\u0435", "\u00d7", "\u200b", "\u202e", "\ufeff", "\u5c42", "\U0001f600", "\ud800", "\u2028", "\x85", "\xa0",
+    *"()[]{}=+-*/^,~:<>!@#$%&;'\"\\|?.`\t\r\n\0\x7f_019", "==", "**", "->", ":=", "//", "1e999", "9999999999", "1.2.3",
+    "0x1f", "t+1", "t-0", "t-", "(h)", "[]", "()", "{}", "layer", "mask", "over", "groups", "chain", "size", "output",
+    "a.b", ".5", "x" * 65, "x" * 65 + "[b]",
+    "\u03b1", "\u0435", "\u00d7", "\u200b", "\u202e", "\ufeff", "\u5c42", "\U0001f600", "\ud800", "\u2028",
+    "\x85", "\xa0",
 ]  # fmt: skip
 PER_SEED = 1000
 
@@ -39,22 +41,22 @@ PER_SEED = 1000
 def outcome(text: str) -> tuple[str, float]:
     """`legal` or `fault`, and the seconds it took. Any other exception is for the caller to see."""
     source = Source(text)
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         parse(source)
     except SpecError as error:
-        spent = time.perf_counter() - begin
+        spent = time.process_time() - begin
         assert error.faults
         lines = text.split("\n")
         for fault in error.faults:
             line, column = source.position(fault.span.start)
             assert 0 <= fault.span.start <= fault.span.end <= max(1, len(text)), text
             assert 1 <= line <= len(lines) and 1 <= column <= len(lines[line - 1]) + 1, text
-            assert fault.code.startswith("E1") and fault.text and "{" not in fault.text.replace("`{`", "").replace("{`", "")
+            assert fault.code.startswith("E1") and fault.text
         places = [(fault.text, fault.span) for fault in error.faults]
         assert len(set(places)) == len(places), f"a fault is told twice:\n{error}"
         return "fault", spent
-    return "legal", time.perf_counter() - begin
+    return "legal", time.process_time() - begin
 
 
 def mutate(text: str, rng: random.Random) -> str:

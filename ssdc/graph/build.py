@@ -6,8 +6,6 @@ contractions that share operands (`fuse`), document boundaries of packed calls (
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Broken, Context
@@ -33,11 +31,10 @@ def build(scope: Scope) -> Graph | None:
     results = _results(ctx)
     if scope.faults:
         return None
-    graph = Graph(
+    return Graph(
         layer=scope.layer.name, reader=scope.reader, writers=scope.writers, nodes=ctx.nodes, results=results,
         sizes=ctx.sizes(), atoms={axis: ctx.atoms(axis) for axis in (scope.reader, *scope.axes)}, equations=ctx.equations,
     )
-    return _with_fans(graph)
 
 
 def _guarded(ctx: Context, name: str) -> None:
@@ -156,27 +153,3 @@ def _results(ctx: Context) -> tuple[Result, ...]:
             elif name in ctx.bound:
                 results.append(Result(name, ctx.bound[name], layout_of(ctx, symbol.ref)))
     return tuple(results)
-
-
-def _with_fans(graph: Graph) -> Graph:
-    """Parameters with the number of values that a contraction sums them over, for their default initialiser.
-
-    A `name.bias` shares the fan of its `name.weight`, as in torch.nn.
-    """
-    fans: dict[str, int] = {}
-    for node in graph.nodes.values():
-        match node:
-            case ir.Linear(operands=operands, axes=axes):
-                for name in operands:
-                    summed = tuple(axis for axis in graph.nodes[name].axes if axis not in axes)
-                    fans.setdefault(name, _count(dict(graph.sizes), summed) or 1)
-            case ir.Mask(kernels=kernels):
-                for kernel in kernels:
-                    fans.setdefault(kernel.node, _count(dict(graph.sizes), (kernel.axis,)) or 1)
-            case _:
-                pass
-    def fan(name: str) -> int | None:
-        return fans.get(name) or fans.get(name.removesuffix(".bias") + ".weight")
-
-    made = [replace(node, fan_in=fan(node.name)) if isinstance(node, ir.Parameter) else node for node in graph.nodes.values()]
-    return graph.replace(made)

@@ -87,11 +87,10 @@ class Input(Node):
 
 @dataclass(frozen=True)
 class Parameter(Node):
-    """Learned, stored as `layout`. `fan_in` is the number of values that a contraction sums it over, if one does."""
+    """Learned, stored as `layout`."""
 
     layout: Layout
     init: ast.Expr | None
-    fan_in: int | None = None
 
 
 @dataclass(frozen=True)

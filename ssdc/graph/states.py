@@ -53,6 +53,18 @@ def state_axes(graph: Graph, contraction: ir.Contraction) -> tuple[str, ...]:
     return (*(atom for atom in declared if atom in kept), *(a for a in contraction.axes if a in kept and a not in declared))
 
 
+def grouped(graph: Graph, axes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Atoms put together to the declared axes that they make up where they stand side by side."""
+    wholes = sorted((atoms for atoms in graph.atoms.values()), key=len, reverse=True)
+    layout: list[tuple[str, ...]] = []
+    place = 0
+    while place < len(axes):
+        whole = next((atoms for atoms in wholes if axes[place : place + len(atoms)] == atoms), (axes[place],))
+        layout.append(whole)
+        place += len(whole)
+    return tuple(layout)
+
+
 def gate_axes(graph: Graph, mask: ir.Mask) -> set[str]:
     """The atoms over which a mask's gates and documents vary, without time."""
     names = (*mask.all_gates, *mask.documents)

@@ -53,6 +53,11 @@ class Problem:
         return bool(self.mask.documents)
 
     @property
+    def reader_gated(self) -> bool:
+        """Whether a strict reader applies a gate of its own to the state before it."""
+        return self.mask.strict and bool(self.mask.log_gates or self.mask.gates or self.mask.documents)
+
+    @property
     def length(self) -> int:
         return self.sizes[self.time]
 
@@ -94,4 +99,16 @@ def problem(graph: Graph, node: ir.Contraction, sizes: Mapping[str, int]) -> Pro
         kernels=tuple(tuple(a for a in graph.nodes[k.node].axes if a != k.axis) for k in mask.kernels),
         varying=any(graph.reader in graph.nodes[name].axes for name in (*mask.all_gates, *mask.documents)),
         sizes=known,
+    )
+
+
+def mask_problem(graph: Graph, mask: ir.Mask, sizes: Mapping[str, int]) -> Problem:
+    """The problem of a mask alone, for one that is written out over pairs of positions."""
+    gates = gate_axes(graph, mask)
+    declared = dict.fromkeys(atom for found in graph.atoms.values() for atom in found)
+    return Problem(
+        name=mask.name, equation=mask.name, time=graph.reader, mask=mask, readers=(), writers=(), axes=(*mask.axes, graph.reader),
+        state=(), gates=tuple(atom for atom in declared if atom in gates), kernels=(),
+        varying=any(graph.reader in graph.nodes[name].axes for name in (*mask.all_gates, *mask.documents)),
+        sizes={atom: size for atom, size in graph.sizes.items() if size is not None} | dict(sizes),
     )

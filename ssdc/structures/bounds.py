@@ -1,14 +1,15 @@
 """Closed intervals of real numbers, and arithmetic on them.
 
 In: intervals. Out: an interval that holds every result. The ends are floats and may be infinite; an infinite end stands
-for "as large as you like", so that 0 * inf is 0. Nothing is rounded outwards: the ends are computed by the operations
-that the values go through, which round the same way. Where an operation has no real value (log of -1) nothing is
-promised about it; the interval holds the results of the rest.
+for "as large as you like", so that 0 * inf is 0. An end that overflows, and e^x that vanishes, are rounded outwards; other
+ends are computed by the operations that the values go through. Where an operation has no real value (log of -1) nothing
+is promised about it; the interval holds the results of the rest.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -28,8 +29,8 @@ class Interval:
         """Raises ValueError for an empty interval and for NaN."""
         if not self.low <= self.high:
             raise ValueError(f"no interval reaches from {self.low} to {self.high}")
-        object.__setattr__(self, "low", self.low + 0.0)  # -0.0 becomes 0.0, an integer a float
-        object.__setattr__(self, "high", self.high + 0.0)
+        object.__setattr__(self, "low", min(self.low, LARGEST) + 0.0)  # -0.0 becomes 0.0, an integer a float
+        object.__setattr__(self, "high", max(self.high, -LARGEST) + 0.0)
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -55,8 +56,7 @@ class Interval:
         return Interval(-self.high, -self.low)
 
     def __add__(self, other: Interval) -> Interval:
-        low, high = self.low + other.low, self.high + other.high  # inf - inf, of constants past the floats, is NaN
-        return Interval(-math.inf if math.isnan(low) else low, math.inf if math.isnan(high) else high)
+        return Interval(self.low + other.low, self.high + other.high)
 
     def __sub__(self, other: Interval) -> Interval:
         return self + -other
@@ -67,9 +67,9 @@ class Interval:
     def __truediv__(self, other: Interval) -> Interval:
         if other.low < 0 < other.high or other == ZERO:
             return ALL
-        low = -math.inf if other.high == 0 else 1 / other.high
-        high = math.inf if other.low == 0 else 1 / other.low
-        return self * Interval(low, high)
+        if other.high <= 0:
+            return -self / -other
+        return _around(ratio for a in (self.low, self.high) for b in (other.low, other.high) for ratio in over(a, b))
 
     def __pow__(self, other: Interval) -> Interval:
         """Real powers. A base that may be negative needs a constant whole exponent, or the answer is `ALL`."""
@@ -88,8 +88,11 @@ class Interval:
 
     def exp(self) -> Interval:
         """Of e^x."""
-        return self.map(exp)
+        return Interval(exp(self.low), max(exp(self.high), SMALLEST) if self.high > -math.inf else 0.0)
 
+
+LARGEST = sys.float_info.max  # a low end is no larger: what overflows is still a number
+SMALLEST = math.ulp(0.0)
 
 ALL = Interval(-math.inf, math.inf)
 ZERO = Interval(0.0, 0.0)
@@ -101,6 +104,15 @@ NONNEGATIVE = Interval(0.0, math.inf)
 def times(a: float, b: float) -> float:
     """The product of two ends, with 0 * inf = 0."""
     return 0.0 if a == 0 or b == 0 else a * b
+
+
+def over(a: float, b: float) -> tuple[float, ...]:
+    """The quotient of two ends, for b >= 0; inf / inf may be anything from 0 to inf."""
+    if a == 0:
+        return (0.0,)
+    if b == 0:
+        return (math.copysign(math.inf, a),)
+    return (0.0, a) if math.isinf(a) and math.isinf(b) else (a / b,)
 
 
 def power(base: float, exponent: float) -> float:

@@ -40,6 +40,10 @@ _FOREIGN = {
     ":=": "a definition is `y[...] = expression`",
     ";": "statements need no separator",
 }
+_STATEMENTS_ELSEWHERE = {
+    "return": "output", "yield": "output", "dim": "axis", "dims": "axis", "const": "size", "int": "size", "let": "size",
+    "parameter": "param", "weight": "param", "buffer": "param", "import": "use", "module": "use", "arg": "input",
+}  # fmt: skip
 _CHARACTERS = {
     "@": "write the contraction with indices: `y[i,k] = a[i,j] * b[j,k]`",
     '"': "the language has no strings",
@@ -101,6 +105,8 @@ def phrase(expected: frozenset[str]) -> str:
         if group <= rest:
             rest -= group
             words.append(name)
+            if name == "an operator":
+                rest.discard("LPAR")  # it would make a call of the name before it
     words += sorted(_PHRASES.get(kind, f"`{kind.lower()}`") for kind in rest if _PHRASES.get(kind) != "")
     if not words:
         return "something else"
@@ -222,7 +228,8 @@ def _word(place: Place) -> errors.Fault | None:
         return errors.BracketsMissing(span, found=str(token))
     if place.between and (place.scan.first_on_line(place.at) or place.kind(-1) == "LBRACE"):
         near = get_close_matches(token, sorted(kind.lower() for kind in STATEMENTS), n=1)
-        advice = f"did you mean `{near[0]}`?" if near else ""
+        meant = _STATEMENTS_ELSEWHERE.get(token) or (near[0] if near else "")
+        advice = f"did you mean `{meant}`?" if meant else ""
         return errors.UnknownStatement(span, found=str(token), expected=place.wanted, advice=advice)
     return None
 
@@ -238,6 +245,19 @@ def _dotted(place: Place) -> errors.Fault | None:
     if place.token.type != "DOTTED":
         return None
     return errors.DottedName(token_span(place.token), found=str(place.token), expected=place.wanted)
+
+
+def _chain_mixed(place: Place) -> errors.Fault | None:
+    """Members where sizes belong, or sizes where members belong."""
+    if place.scan.tokens[place.start].type != "USE":
+        return None
+    if place.token.type == "LPAR" and place.expected == {"EQUAL"} and place.kind(-2) != "USE":
+        found, expected = "a layer among the sizes of another", "`NAME = expression`"
+    elif place.token.type == "EQUAL" and place.expected == {"LPAR"}:
+        found, expected = "a size among the members of `chain`", "a layer such as `ssd(H = H)`"
+    else:
+        return None
+    return errors.BadChain(token_span(place.token), found=found, expected=expected)
 
 
 # ---- indices and the rest ------------------------------------------------------------------------------------------
@@ -266,8 +286,10 @@ def _unexpected(place: Place) -> errors.Fault:
         advice = "an initialiser is written `~ init`"
     elif place.token.type == "TILDE" and "EQUAL" in place.expected:
         advice = "`~` gives a parameter its initialiser; a definition is written with `=`"
-    elif place.token in OPENING and place.kind(-1) == "COMMA":
-        advice = "remove the comma before it"
+    elif place.kind(-1) == "COMMA":
+        advice = "remove the comma before it, or go on with the list"
+    elif place.token.type == "EQUAL" and place.kind(-1) == "NAME" and {"COMMA", "RPAR"} <= place.expected:
+        advice = "options belong to a reduction, which names its axes first: `sum(e over n, mask = M)`"
     elif place.room == "head":
         advice = "a layer begins `layer NAME(SIZE, SIZE = 64) {`"
     return errors.Unexpected(token_span(place.token), found=describe(place.token), expected=place.wanted, advice=advice)
@@ -286,5 +308,6 @@ EXPLANATIONS: tuple[Callable[[Place], errors.Fault | None], ...] = (
     _word,
     _reserved,
     _dotted,
+    _chain_mixed,
     _forward_lag,
 )

@@ -54,6 +54,11 @@ def text_fault(source: Source) -> errors.Fault | None:
     return None
 
 
+def beginning(source: Source) -> Source:
+    """As much of a text as is worth looking at: counting the lines of a huge one would take longer than refusing it."""
+    return Source(source.text[:CHARACTERS], source.name)
+
+
 def comment_faults(source: Source) -> list[errors.Fault]:
     """The first character beyond ASCII of each comment."""
     found: list[errors.Fault] = []

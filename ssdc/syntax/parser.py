@@ -33,7 +33,7 @@ def parse(source: Source) -> ast.Program:
     """
     fault = limits.text_fault(source)
     if fault:
-        raise SpecError(source, [fault])
+        raise SpecError(limits.beginning(source), [fault])
     faults = limits.comment_faults(source)
     tokens, fault = _tokens(source)
     if fault:
@@ -90,6 +90,6 @@ def _tokens(source: Source) -> tuple[list[Token], errors.Fault | None]:
             return tokens, errors.TooDeep(token_span(token), what="brackets are", limit=limits.DEPTH)
         if len(tokens) > limits.TOKENS:
             return tokens, errors.TooManyNodes(token_span(token), what="tokens", limit=limits.TOKENS)
-    end = len(source.text)
-    tokens.append(Token("$END", "", start_pos=end, end_pos=end, line=1 + source.text.count("\n")))
+    last = tokens[-1] if tokens else Token("$END", "", start_pos=0, end_pos=0, line=0)
+    tokens.append(Token("$END", "", start_pos=last.end_pos, end_pos=last.end_pos, line=(last.line or 0) + 1))
     return tokens, None

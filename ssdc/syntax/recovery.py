@@ -100,6 +100,7 @@ class Driver:
         left_open = self._room == "body" and (token.type == "$END" or (token.type == "LAYER" and self.scan.heads(at)))
         if refused is not None:
             self.faults.append(refused)
+            at += isinstance(refused, errors.NameTooLong)  # the only one told before its token was read
         elif not (left_open and whole):
             fault, at = explain(self.scan, at, self._start, self._room, expected)
             self.faults.append(fault)

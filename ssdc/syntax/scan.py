@@ -58,14 +58,14 @@ class Scan:
         following = self.tokens[at + 1].type if at + 1 < len(self.tokens) else ""
         if self.tokens[at].type not in STATEMENTS | {"LAYER"} or following in ("EQUAL", "COMPARE"):
             return False
-        return self.first_on_line(at) or following in KEYWORDS | {"NAME", "TENSOR"}
+        return self.first_on_line(at) or following in ("NAME", "TENSOR")
 
     def _looks_like_one(self, at: int) -> bool:
         """A misspelt keyword, or a tensor without its brackets, at the start of a line."""
         if self.tokens[at].type != "NAME" or not self.first_on_line(at):
             return False
         following = self.tokens[at + 1].type
-        return following in ("NAME", "TENSOR") or (following == "EQUAL" and self.tokens[at - 1].type != "COMMA")
+        return following in ("NAME", "TENSOR", "LSQB") or (following == "EQUAL" and self.tokens[at - 1].type != "COMMA")
 
     def defines(self, at: int) -> bool:
         """A tensor first on its line that is followed by its bracket, perhaps more such, and `=`."""
@@ -84,10 +84,12 @@ class Scan:
                 depth -= 1
             elif depth == 0 and token.type == "TENSOR":
                 members.append(index)
-            elif depth == 0 and token.type != "COMMA":
-                answer = token.type == "EQUAL"
+            elif depth == 0 and token.type not in ("COMMA", "NAME"):
+                answer = token.type == "EQUAL" or (token.type == "FOREIGN" and token.endswith("="))
                 break
             if depth < 0 or token.type in STATEMENTS or token.type in ("$END", "LBRACE", "EQUAL"):
+                break
+            if token.type == "NAME" and depth == 0 and self.tokens[index - 1].type != "COMMA":
                 break
         self._defining.update(dict.fromkeys(members, answer))
         return answer

@@ -234,7 +234,7 @@ class Builder(Transformer[Token, Child]):
         if children[0] != "index":
             return ast.Call(str(children[0]), arguments, span=_span(children))
         if len(arguments) != 1 or not isinstance(arguments[0], ast.Name):
-            found = "something else" if len(arguments) == 1 else f"{len(arguments)} arguments"
+            found = "an expression that is no axis" if len(arguments) == 1 else f"{len(arguments)} arguments"
             raise Rejected(errors.BadIndexCall(_span(children), found=found))
         return ast.Position(arguments[0].name, span=_span(children))
 

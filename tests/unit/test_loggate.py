@@ -259,10 +259,8 @@ def test_hostile_definitions_end_quickly() -> None:
     assert log_of(tree("a0[t]"), FakeScope(definitions=twice)) is None
     circle = {"a": tree("a[t] * sigmoid(x[t])")}
     assert log_of(tree("a[t]"), FakeScope(definitions=circle)) is None
-    nested = tree("sigmoid(x[t]) * sigmoid(y[t])")
-    for _ in range(40):
-        nested = ast.Binary("-", ast.Number(1), ast.Binary("*", nested, nested))
-    assert log_of(nested, FakeScope()) is None
+    nested = {f"a{i}": tree(f"1 - a{i + 1}[t] * a{i + 1}[t]") for i in range(60)} | {"a60": tree("exp(-relu(x[t]))")}
+    assert log_of(tree("a0[t]"), FakeScope(definitions=nested)) is None
     long = tree("sigmoid(x[t])")
     for _ in range(1000):
         long = ast.Binary("*", long, tree("0.5"))

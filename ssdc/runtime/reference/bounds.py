@@ -16,20 +16,20 @@ Numerical Algorithms, ch. 2 and 3; first order in u throughout):
                                                          a contraction contracts magnitudes; sum|terms| stands for the
                                                          rounding of all products and partial sums
 
-So a contraction of inputs under a mask of zeros and ones has m = sum|terms|, the unit of the project's score-card.
-Statistically, partial sums of n terms of one sign round off by about 0.4 sqrt(n/3) u sum|terms| if added one by one, so
-that c = 16 is three standard deviations at n = 500; chunked and tiled orderings stay far below.
+So a contraction of inputs under a mask of zeros and ones has m = sum|terms|, the unit of the project's score-card. As
+statistics go, n terms of one sign round off by about 0.4 sqrt(n/3) u sum|terms| if added one by one, so that c = 16 is
+three standard deviations at n = 500; chunked and tiled orderings stay far below.
 
 Masks of gates. M[t,s] = exp(sum of log a[r]) is off by what its exponent is off: m(M) = |M| * sum_r (m(log a[r]) +
-|log a[r]|), the sum over the very gates between s and t; the second part is the rounding of that sum. Gates further away
-do not count, so that a difference of long cumulative sums is outside the bound, as it should be. log a is taken as
+|log a[r]|), the sum over the very gates between s and t; the second part is the rounding of that sum. Gates further
+away do not count, so that a difference of long cumulative sums is outside the bound, as it should be. log a is taken as
 written: g for exp(g), logsigmoid(f) for sigmoid(f), sums and multiples for products and powers. An ordering that
 multiplies float32 gates step by step rounds each gate as well; these roundings are independent if the gates differ, and
 c covers them; for long runs of equal gates near one, ask for `products=True`, which adds one |M| a step.
 
-Underflow adds the smallest normal number to each rounding. Recursive equations u = base + K u have m(u) = |inverse(1-K)|
-applied to m(base) + |base| + (sum|terms| and errors of K) |inverse(1-K)| |base|, which covers substitution and the explicit
-inverse of the UT transform. Not covered: comparisons whose sides are within rounding of each other, and overflow.
+Underflow adds the smallest normal number to each rounding. Recursive equations u = base + K u have m(u) = |X| applied
+to m(base) + |base| + (sum|terms| and errors of K) |X| |base|, with X the inverse of 1 - K, which covers substitution and the
+explicit inverse of the UT transform. Not covered: comparisons whose sides are within rounding of each other, overflow.
 """
 
 from __future__ import annotations

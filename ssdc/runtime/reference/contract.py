@@ -2,8 +2,8 @@
 
 In: factors (values and masks) and the labels to keep. Out: the sum, its error magnitude, and sum|terms|. Factors are
 contracted two at a time over float64 with the masks as operands. Where an operand of that would be too large, reader
-positions are taken one by one; where something is not finite, every product is formed and those that a mask rules out by
-structure are left out before summing, so that a NaN reaches no position that does not read it.
+positions are taken one by one; where something is not finite, every product is formed and those that a mask rules out
+by structure are left out before summing, so that a NaN reaches no position that does not read it.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def contract(maths: Arithmetic, factors: Sequence[Value | View], out: Sequence[s
     keep = tuple(label for label in out if any(label in operand for operand in operands))
     if reader in keep and not _fits(maths, operands, keep):
         return _by_position(maths, factors, keep, reader)
-    values = [
-        maths.gathered(factor.whole() if isinstance(factor, View) else factor, seen) for factor in factors
-    ]
+    values = [maths.gathered(factor.whole() if isinstance(factor, View) else factor, seen) for factor in factors]
     support = reduce(lambda one, two: both(maths, one, two), (value.support for value in values))
-    if support is not None and not all(bool(value.data.isfinite().all()) for value in values):
-        if reader in keep and reader in support.labels:
-            return _by_position(maths, factors, keep, reader)
-        return _literally(maths, values, keep, support)
-    return _pairwise(maths, values, keep, support)
+    term = _pairwise(maths, values, keep, support)
+    if support is None or bool(term.value.data.isfinite().all()):
+        return term
+    # 0 * NaN: what the masks rule out has to be left out. An operand that is not finite always shows in the result.
+    if reader in keep and reader in support.labels:
+        return _by_position(maths, factors, keep, reader)
+    return _literally(maths, values, keep, support)
 
 
 def _gathered(maths: Arithmetic, label: str, seen: set[str]) -> str:
@@ -201,8 +201,13 @@ def _run(
 
 
 def _einsum(one: Tensor, two: Tensor, formula: str) -> Tensor:
+    """One contraction of two tensors; a plain product if nothing is summed, which einsum would do by tiny matrices."""
+    operands, result = formula.split("->")
+    left, right = operands.split(",")
+    if set(left) | set(right) <= set(result):
+        return lay_out(one, left, result) * lay_out(two, right, result)
     return torch.einsum(formula, one, two)
 
 
 def _einsum_parts(one: Parts, two: Parts, formula: str) -> Parts:
-    return _product(one, two, lambda left, right: torch.einsum(formula, left, right))
+    return _product(one, two, lambda left, right: _einsum(left, right, formula))

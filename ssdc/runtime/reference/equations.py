@@ -25,7 +25,7 @@ from ssdc.syntax import ast
 def define(names: Names, target: ast.TensorRef, expr: ast.Expr) -> Value:
     """The value of `target = expr`, over the axes of the target in their order."""
     left = axes_of(target.indices)
-    terms = [(sign, term) for sign, term in terms_of(expr)]
+    terms = terms_of(expr)
     own = [pair for pair in terms if _reads(pair[1], target.name)]
     base = _sum(names, left, [pair for pair in terms if pair not in own], bool(own))
     if not own:
@@ -33,14 +33,14 @@ def define(names: Names, target: ast.TensorRef, expr: ast.Expr) -> Value:
     return solve(names, left, base, [_recursive(names, sign, term, target.name, left) for sign, term in own])
 
 
-def _sum(names: Names, left: tuple[str, ...], terms: Sequence[tuple[int, ast.Expr]], empty: bool) -> Value:
+def _sum(names: Names, left: tuple[str, ...], terms: Sequence[tuple[int, ast.Expr]], recursive: bool) -> Value:
     maths = names.maths
-    if not terms and empty:
+    if not terms:
         shape = [maths.sizes[label] for label in left]
         return maths.exact(left, torch.zeros(shape, dtype=torch.float64))
     done = [_term(names, sign, term, left) for sign, term in terms]
     missing = [label for label in left if all(label not in term.value.labels for term in done)]
-    if missing:
+    if missing and not recursive:
         raise EvaluationError(f"nothing on the right has the axis '{missing[0]}' of the left")
     return add_terms(maths, done, left)
 
@@ -73,7 +73,11 @@ def _factors(names: Names, term: ast.Expr) -> tuple[int, list[Value | View]]:
 def _recursive(names: Names, sign: int, term: ast.Expr, name: str, left: tuple[str, ...]) -> Recursion:
     """A term that reads what is being defined, once and at a writer position."""
     inner, factors = factors_of(term)
-    own = [factor for factor, inverse in factors if isinstance(factor, ast.TensorRef) and factor.name == name and not inverse]
+    own = [
+        factor
+        for factor, inverse in factors
+        if isinstance(factor, ast.TensorRef) and factor.name == name and not inverse
+    ]
     rest = [(factor, inverse) for factor, inverse in factors if factor not in own]
     if len(own) != 1 or any(_reads(factor, name) for factor, _ in rest):
         raise EvaluationError(f"a term reads '{name}', which it defines, otherwise than once as a factor")

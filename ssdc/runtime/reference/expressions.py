@@ -81,7 +81,9 @@ def value_of(names: Names, expr: ast.Expr) -> Value:
             return maths.pointwise(torch.pow, value_of(names, base), value_of(names, exponent))
         case ast.Compare(op=op, left=left, right=right):
             sides = value_of(names, left), value_of(names, right)
-            return maths.pointwise(_as_number(op), *(replace(side, bound=_none(side.bound)) for side in sides), exact=True)
+            return maths.pointwise(
+                _as_number(op), *(replace(side, bound=_none(side.bound)) for side in sides), exact=True
+            )
         case ast.Call(function=function, arguments=arguments) if function in FUNCTIONS:
             values = [value_of(names, argument) for argument in arguments]
             return maths.pointwise(FUNCTIONS[function], *values, exact=function in EXACT)
@@ -119,7 +121,7 @@ def _product(names: Names, expr: ast.Expr) -> Value:
 
 
 def read(names: Names, ref: ast.TensorRef) -> Value:
-    """A tensor as a reference reads it: at a writer position, some steps back, or at the rows that another one names."""
+    """A tensor as a reference reads it: at a writer position, some steps back, or at the rows another one names."""
     view = names.view(ref)
     if view is not None:
         return view.whole()
@@ -198,7 +200,7 @@ def _having(maths: Arithmetic, value: Value, over: tuple[str, ...]) -> Value:
 
 def _sum(names: Names, operand: ast.Expr, over: tuple[str, ...]) -> Value:
     """sum(e over axes): a product among the terms is contracted, not written out."""
-    terms = [factors_of(term) + (outer,) for outer, term in terms_of(operand)]
+    terms = [(*factors_of(term), outer) for outer, term in terms_of(operand)]
     if len(terms) != 1 or len(terms[0][1]) == 1:
         return total(names.maths, _having(names.maths, value_of(names, operand), over), over)
     inner, factors, outer = terms[0]

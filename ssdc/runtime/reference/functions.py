@@ -65,7 +65,7 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
 """Every elementwise function."""
 
 EXACT = frozenset({"abs", "relu", "sign", "min", "max", "clamp", "where", "real", "imag", "conj"})
-"""Those that choose or copy, and so never round (the absolute value of a complex number does, by less than it counts)."""
+"""Those that choose or copy, and so never round (of a complex number, `abs` does: that is left to the factor 16)."""
 
 COMPARISONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "<": torch.lt, "<=": torch.le, ">": torch.gt, ">=": torch.ge, "==": torch.eq, "!=": torch.ne,

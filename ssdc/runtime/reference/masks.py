@@ -113,7 +113,7 @@ class Products:
 
 @dataclass
 class Table:
-    """Entries that are given for each reader position: `lookup(t)` picks [*front, T] out of a tensor. fenwick, dense."""
+    """Entries that are given for each reader position: `pick` takes [*front, T] out of a tensor. fenwick, dense."""
 
     front: tuple[str, ...]
     pick: Callable[[Tensor, int], Tensor]

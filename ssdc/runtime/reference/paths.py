@@ -17,7 +17,9 @@ EXACT_UP_TO = 7
 
 
 @lru_cache(maxsize=4096)
-def contraction_path(operands: tuple[Labels, ...], out: Labels, sizes: tuple[tuple[str, int], ...]) -> tuple[Pairs, int]:
+def contraction_path(
+    operands: tuple[Labels, ...], out: Labels, sizes: tuple[tuple[str, int], ...]
+) -> tuple[Pairs, int]:
     """The pairs to contract, and the number of elements of the largest intermediate (operands left out).
 
     >>> contraction_path((("t", "n"), ("s", "n"), ("s", "p")), ("t", "p"), (("t", 9), ("s", 9), ("n", 2), ("p", 2)))

@@ -34,24 +34,56 @@ def solve(names: Names, left: tuple[str, ...], base: Value, terms: Sequence[Recu
         raise EvaluationError("a recursive equation is not defined over time")
     backwards = _backwards(names, terms)
     inner = tuple(label for label in left if label != reader)
-    found: list[Value] = []
+    past = _Past(names, inner, backwards)
     for t in range(length - 1, -1, -1) if backwards else range(length):
         parts = [Term(base.select(reader, t))]
-        if found:
-            known = found[::-1] if backwards else found
-            past = gather_terms(names.maths, [Term(value) for value in known], inner, WRITER).value
+        if len(past):
             span = slice(t + 1, length) if backwards else slice(0, t)
-            parts += [_at(names, term, past, t, span, inner) for term in terms]
-        found.append(add_terms(names.maths, parts, inner))
-    rows = [Term(value) for value in (found[::-1] if backwards else found)]
-    value = gather_terms(names.maths, rows, inner, reader).value
+            known = past.whole()
+            parts += [_at(names, term, known, t, span, inner) for term in terms]
+        past.add(add_terms(names.maths, parts, inner))
+    value = past.whole().renamed({WRITER: reader})
     value = value.each(lambda tensor: lay_out(tensor, value.labels, left), left)
-    return value if names.maths.rounding is None else replace(value, bound=_magnitude(names, left, base, terms))
+    return (
+        value if names.maths.rounding is None else replace(value, bound=_magnitude(names, left, base, terms, backwards))
+    )
+
+
+class _Past:
+    """The positions found so far, joined in blocks, so that not all are put together anew at each step."""
+
+    BLOCK = 64
+
+    def __init__(self, names: Names, inner: tuple[str, ...], backwards: bool) -> None:
+        self.names, self.inner, self.backwards = names, inner, backwards
+        self.blocks: list[Value] = []
+        self.fresh: list[Value] = []
+
+    def __len__(self) -> int:
+        return len(self.blocks) + len(self.fresh)
+
+    def add(self, value: Value) -> None:
+        self.fresh.append(value)
+        if len(self.fresh) == self.BLOCK:
+            self.blocks.append(self._joined())
+            self.fresh = []
+
+    def _joined(self) -> Value:
+        rows = [Term(value) for value in (self.fresh[::-1] if self.backwards else self.fresh)]
+        return gather_terms(self.names.maths, rows, self.inner, WRITER).value
+
+    def whole(self) -> Value:
+        """All of them in order of time, over the axes (WRITER, *inner)."""
+        blocks = [*self.blocks, self._joined()] if self.fresh or not self.blocks else self.blocks
+        blocks = blocks[::-1] if self.backwards else blocks
+        bounds = [block.bound for block in blocks if block.bound is not None]
+        data = torch.cat([block.data for block in blocks])
+        return Value((WRITER, *self.inner), data, torch.cat(bounds) if bounds else None)
 
 
 def _backwards(names: Names, terms: Sequence[Recursion]) -> bool:
     """Whether u is found from the last position to the first. Raises where a mask lets a position read itself."""
-    ways = {reverse for term in terms for reverse in [_direction(names, term)]}
+    ways = {_direction(names, term) for term in terms}
     if len(ways) > 1:
         raise EvaluationError("a recursive equation reads both earlier and later positions")
     return ways == {True}
@@ -81,12 +113,13 @@ def _at(names: Names, term: Recursion, past: Value, t: int, span: slice, inner: 
     return Term(replace(done.value, data=done.value.data * term.sign), done.absolute)
 
 
-def _magnitude(names: Names, left: tuple[str, ...], base: Value, terms: Sequence[Recursion]) -> Tensor:
-    """|inverse(1 - K)| (m(base) + |base| + m(K) |inverse(1 - K)| |base|), with m(K) the magnitudes and sum|terms| of K."""
+def _magnitude(names: Names, left: tuple[str, ...], base: Value, terms: Sequence[Recursion], backwards: bool) -> Tensor:
+    """|inverse(1 - K)| (m(base) + |base| + m(K) |inverse(1 - K)| |base|), m(K) with the sum|terms| of K."""
     plain = Arithmetic(names.maths.groups, names.maths.sizes)
     matrix, errors = _matrix(names, left, terms)
-    one = torch.eye(names.length, dtype=matrix.data.dtype)
-    inverse = Value(matrix.labels, torch.linalg.inv(one - matrix.data).abs())
+    one = torch.eye(names.length, dtype=matrix.data.dtype, device=matrix.data.device).expand_as(matrix.data)
+    inverted = torch.linalg.solve_triangular(one - matrix.data, one, upper=backwards, unitriangular=True)
+    inverse = Value(matrix.labels, inverted.abs())
     assert base.bound is not None
 
     def apply(operator: Value, vector: Tensor) -> Tensor:

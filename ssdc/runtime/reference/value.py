@@ -88,6 +88,10 @@ def lay_out(tensor: Tensor, labels: Sequence[str], onto: Sequence[str]) -> Tenso
     return tensor.permute(order)[place] if onto else tensor
 
 
+def _laid(value: Value, onto: tuple[str, ...]) -> Value:
+    return value.each(lambda tensor: lay_out(tensor, value.labels, onto), onto)
+
+
 class Arithmetic:
     """Elementwise operations on values.
 
@@ -141,8 +145,7 @@ class Arithmetic:
         present = {label for value in values for label in value.labels}
         values = [self.gathered(value, present) for value in values]
         labels = tuple(dict.fromkeys(label for value in values for label in value.labels))
-        laid = [value.each(lambda tensor, at=value.labels: lay_out(tensor, at, labels), labels) for value in values]
-        return labels, laid
+        return labels, [_laid(value, labels) for value in values]
 
     def pointwise(self, function: Callable[..., Tensor], *values: Value, exact: bool = False) -> Value:
         """An elementwise function of values. `exact` says that it never rounds (a choice, a sign, a maximum)."""

@@ -1,0 +1,1 @@
+"""One ordering a file: from a choice to the typed context of its template."""

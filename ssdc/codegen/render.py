@@ -1,0 +1,33 @@
+"""Kernels and contexts -> text, through one Jinja environment over the package's templates alone."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jinja2
+
+from ssdc.codegen.forward import forward
+from ssdc.codegen.step import step
+from ssdc.graph.graph import Graph
+from ssdc.plan.planner import Plan
+from ssdc.resources import template_root
+
+IMPORTS = "from ssdc.runtime.blocks import *\nfrom ssdc.runtime.primitives import linear_scan, recurrent"
+"""What generated text calls; an ejected module carries these files instead."""
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The one Jinja environment; an undefined name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_root()), undefined=jinja2.StrictUndefined, autoescape=False,
+        keep_trailing_newline=True,
+    )
+
+
+def render(graph: Graph, plan: Plan, imports: str = IMPORTS) -> str:
+    """The PyTorch module of a graph under a plan: functions `forward` and, for a layer that can step, `step`."""
+    kernels, context = forward(graph, plan)
+    template = environment().get_template("torch/module.jinja")
+    text = template.render(kernels=kernels, forward=context, step=step(graph, plan), imports=imports)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

@@ -1,0 +1,173 @@
+"""The pipeline: one line a stage, from a program's text to a module.
+
+`check`, `plan` and `text` need no torch; `compile` and `reference` bring it in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssdc import errors
+from ssdc.codegen.render import render
+from ssdc.errors import OrderError, SpecError
+from ssdc.graph.build import build
+from ssdc.graph.directions import split_directions
+from ssdc.graph.fuse import fuse
+from ssdc.graph.graph import Graph
+from ssdc.graph.scope import Scope, resolve
+from ssdc.graph.verify import verify
+from ssdc.plan.planner import ORDERINGS, Order, Plan
+from ssdc.plan.planner import plan as make_plan
+from ssdc.source import Source
+from ssdc.syntax import ast
+from ssdc.syntax.limits import CHARACTERS
+from ssdc.syntax.parser import parse
+
+if TYPE_CHECKING:
+    import torch
+
+    from ssdc.runtime.module import Layer
+    from ssdc.runtime.reference import Reference
+
+Text = str | os.PathLike[str] | Source
+BACKENDS = ("auto", "torch", "triton")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A layer whose program has no fault: its tree, its names, its graph."""
+
+    source: Source
+    program: ast.Program
+    scope: Scope
+    graph: Graph
+
+
+def read(text: Text) -> Source:
+    """A program's source: from a path (a name that ends in `.ssd`, or a PathLike), or text as it is."""
+    if isinstance(text, Source):
+        return text
+    if isinstance(text, os.PathLike) or ("\n" not in text and "{" not in text):
+        path = Path(text)
+        with path.open("rb") as file:
+            data = file.read(8 * CHARACTERS)
+        return Source(data.decode("utf-8", errors="replace"), str(text))
+    return Source(text)
+
+
+def check(text: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None, *, lenient: bool = True) -> Checked:
+    """A program checked: every layer of it, and the graph of one (the last, or the one named).
+
+    With `lenient`, a size without a value stays unknown. Raises SpecError with all faults found.
+    """
+    source = read(text)
+    program = parse(source)
+    chosen = _choose(source, program, layer)
+    faults, found = [], None
+    for one in program.layers:
+        scope = resolve(one, sizes if one is chosen else None, lenient=lenient or one is not chosen)
+        graph = build(scope)
+        faults.extend(scope.faults)
+        if one is chosen:
+            found = (scope, graph)
+    if faults:
+        raise SpecError(source, faults)
+    assert found is not None and found[1] is not None
+    graph = verify(fuse(verify(split_directions(verify(found[1])))))
+    return Checked(source, program, found[0], graph)
+
+
+def _choose(source: Source, program: ast.Program, name: str | None) -> ast.Layer:
+    for place, one in enumerate(program.layers):
+        if any(other.name == one.name for other in program.layers[:place]):
+            raise SpecError(source, [errors.DuplicateName(one.span, what="layer", name=one.name)])
+    if name is None:
+        return program.layers[-1]
+    for one in program.layers:
+        if one.name == name:
+            return one
+    names = [one.name for one in program.layers]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"the file defines {', '.join(names)}"
+    raise SpecError(source, [errors.UnknownLayer(program.layers[-1].span, name=name, hint=hint)])
+
+
+def plan(checked: Checked, sizes: Mapping[str, int], *, order: Order = "auto", chunk: int | None = None) -> Plan:
+    """The plan of a checked layer for a call's sizes: every per-call axis, and the reader for T."""
+    return make_plan(checked.graph, sizes, order=order, chunk=chunk)
+
+
+def text(checked: Checked, found: Plan) -> str:
+    """The generated module of a plan."""
+    return render(checked.graph, found)
+
+
+def compile(  # noqa: A001
+    source: Text,
+    layer: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    order: Order = "auto",
+    chunk: int | None = None,
+    backend: str = "auto",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Layer:
+    """A torch module from a program.
+
+    `source` is a path or text; `layer` names one of several definitions (the last is the default); `sizes` sets sizes by
+    name. `order` is `auto`, `recurrent`, `quadratic`, `chunked`, `scan`, `fft` or `direct`: one name for the layer, or a
+    dict from equation to name; `chunk` fixes the chunk of chunked contractions. Parameters are made on `device` in
+    `dtype` (float32). Raises SpecError for a program with faults, OrderError for an order that it does not admit.
+    """
+    from ssdc.runtime.module import Layer
+
+    if backend not in BACKENDS:
+        raise OrderError(f"there is no backend {backend!r}; backends are {', '.join(BACKENDS)}")
+    if backend == "triton":
+        raise OrderError("the Triton backend is not built yet; use backend='torch', which runs on every device")
+    checked = check(source, layer, sizes, lenient=False)
+    return Layer(checked.source, checked.scope, checked.graph, order=order, chunk=chunk, device=device, dtype=dtype)
+
+
+def reference(source: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None) -> Reference:
+    """The same layer evaluated straight from its equations, in float64: what every ordering is tested against.
+
+    Programs that are legal but not lowered yet have a reference too.
+    """
+    from ssdc.runtime.reference import Reference
+
+    found = read(source)
+    program = parse(found)
+    chosen = _choose(found, program, layer)
+
+    def scope_of(name: str, given: Mapping[str, int]) -> Scope:
+        one = next((other for other in program.layers if other.name == name), None)
+        if one is None:
+            raise SpecError(found, [errors.UnknownLayer(chosen.span, name=name, hint="")])
+        return _scope(found, one, given)
+
+    return Reference(_scope(found, chosen, sizes), resolve=scope_of, source=found)
+
+
+def _scope(source: Source, layer: ast.Layer, sizes: Mapping[str, int] | None) -> Scope:
+    """A layer's scope; its faults, other than features that are not lowered yet, raised."""
+    scope = resolve(layer, sizes)
+    build(scope)
+    faults = [fault for fault in scope.faults if not isinstance(fault, errors.NotLowered)]
+    if faults:
+        raise SpecError(source, faults)
+    return scope
+
+
+def orders() -> tuple[str, ...]:
+    """Every ordering's name."""
+    return tuple(ORDERINGS)
+
+
+__all__ = ["Checked", "check", "compile", "orders", "plan", "read", "reference", "text"]

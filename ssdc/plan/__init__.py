@@ -1,0 +1,1 @@
+"""Graph -> plan: an ordering for every masked contraction, priced, with its rivals and the refusals."""

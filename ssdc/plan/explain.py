@@ -1,0 +1,88 @@
+"""A plan in words: each masked contraction, its candidates with prices, the choice, and the refusals with reasons."""
+
+from __future__ import annotations
+
+from ssdc.graph.graph import Graph
+from ssdc.graph.states import Accumulator, Counter, History, not_causal, state_parts
+from ssdc.plan.candidate import Candidate
+from ssdc.plan.planner import Choice, Plan
+
+
+def explain(plan: Plan, graph: Graph | None = None) -> str:
+    """The plan as text, for people."""
+    sizes = ", ".join(f"{name} = {size:,}" for name, size in plan.sizes.items())
+    rows = [f"layer {plan.layer} at {sizes}, on {plan.hardware.name}"]
+    if graph is not None:
+        rows.extend(_layer(graph, plan))
+    for choice in plan.choices.values():
+        rows.append("")
+        rows.extend(_choice(choice))
+    return "\n".join(rows)
+
+
+def _layer(graph: Graph, plan: Plan) -> list[str]:
+    reason = not_causal(graph)
+    if reason is not None:
+        return [f"  not causal, so without a state: {reason}"]
+    rows = ["  causal: it has a state and can step"]
+    for part in state_parts(graph):
+        match part:
+            case Accumulator(name=name, axes=axes):
+                rows.append(f"    {name}: [{_axes(graph, axes)}], accumulated, float32")
+            case History(name=name, axes=axes, length=length):
+                what = "all of the past" if length is None else f"the last {length} position{'s' * (length != 1)}"
+                rows.append(f"    {name}: {what} of [{_axes(graph, axes)}]")
+            case Counter():
+                rows.append("    the number of positions")
+    return rows
+
+
+def _axes(graph: Graph, axes: tuple[str, ...]) -> str:
+    from ssdc.graph.states import grouped
+
+    names = {atoms: axis for axis, atoms in graph.atoms.items()}
+    return ", ".join(names.get(atoms, atoms[0]) for atoms in grouped(graph, axes))
+
+
+def _choice(choice: Choice) -> list[str]:
+    found = choice.problem
+    mask = found.mask
+    rows = [f"{found.equation}: contraction over mask {mask.name.rstrip('<>')} ({_mask(choice)})"]
+    if choice.forced:
+        rows.append("  the order or the chunk was asked for")
+    rows.append(f"  {'order':<16}{'predicted':>12}{'GFLOP':>10}{'MB moved':>10}{'workspace MB':>14}{'depth':>8}")
+    rows.append(_row(choice.chosen, "-> "))
+    best: dict[str, Candidate] = {}
+    for rival in choice.rivals:
+        best.setdefault(rival.order, rival)
+    rows.extend(_row(rival, "   ") for rival in best.values())
+    rows.extend(f"   {refusal.order:<13} no: {refusal.reason}" for refusal in choice.refused)
+    parts = sorted(choice.chosen.parts.items(), key=lambda part: -part[1])
+    rows.append("  time goes to " + ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in parts[:4]))
+    rows.extend(f"  {doubt} is not shown to lie in [0, 1]: it is kept to forms that stay finite as long as the mask does"
+                for doubt in mask.doubts)
+    return rows
+
+
+def _mask(choice: Choice) -> str:
+    problem, mask = choice.problem, choice.problem.mask
+    words = [mask.direction, *(["strict"] if mask.strict else [])]
+    if mask.width is not None:
+        words.append(f"width {mask.width}")
+    if problem.gated:
+        words.append("gates per " + (", ".join(dict.fromkeys(a.partition("%")[0] for a in problem.gates)) or "layer"))
+        words.append("changing with time" if problem.varying else "constant in time")
+        if problem.inside:
+            words.append("within the score product")
+    if problem.reset:
+        words.append("cut at documents")
+    return ", ".join(words)
+
+
+def _row(candidate: Candidate, mark: str) -> str:
+    cost = candidate.cost
+    name = candidate.order + (f"({candidate.chunk})" if candidate.chunk else "")
+    return (
+        f"{mark}{name:<15}{1e3 * cost.seconds:>9.3g} ms{(cost.matrix + cost.vector) / 1e9:>10.3g}{cost.bytes / 1e6:>10.4g}"
+        f"{cost.workspace / 1e6:>14.4g}{candidate.depth:>8}"
+    )

@@ -1,0 +1,72 @@
+"""Generated text -> functions, through a file: torch.compile and Triton read the source of what they trace.
+
+Files are content-addressed in the user's cache directory: written to a temporary name and renamed, compared with the text on
+every load, never unpickled. Where that directory cannot be had, a temporary one serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import stat
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+import platformdirs
+
+
+@lru_cache(maxsize=1024)
+def load(text: str) -> ModuleType:
+    """The module of a generated text, loaded once a process."""
+    name = f"ssdc_generated_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    path = _stored(name, text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(path)
+    exec(compile(text, str(path), "exec"), module.__dict__)  # noqa: S102
+    return module
+
+
+def cache_directory() -> Path:
+    """The directory of generated files: `SSDC_CACHE_DIR`, or the user's cache directory."""
+    given = os.environ.get("SSDC_CACHE_DIR")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("ssdc")) / "generated"
+
+
+def _stored(name: str, text: str) -> Path:
+    for directory in (cache_directory, _temporary):
+        try:
+            return _write(directory(), name, text)
+        except OSError:
+            continue
+    raise OSError("no directory to keep generated code in; set SSDC_CACHE_DIR to one that can be written")
+
+
+@lru_cache(maxsize=1)
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="ssdc-"))
+
+
+def _write(directory: Path, name: str, text: str) -> Path:
+    """The file of a text in a directory that belongs to this user alone. Raises OSError where that cannot be."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()) or found.st_mode & 0o022:
+        raise PermissionError(f"{directory} is not a directory of this user alone")
+    path = directory / f"{name}.py"
+    data = text.encode()
+    if not path.is_symlink() and path.is_file() and path.read_bytes() == data:
+        return path
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}", dir=directory)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

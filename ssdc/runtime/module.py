@@ -1,0 +1,353 @@
+"""The module that users hold: parameters under their declared names, and generated functions behind the calls.
+
+A call is checked, planned for its sizes (rounded up to powers of two, so that few plans serve all lengths), and handed to the
+generated text of that plan. While torch traces a call, the plan made at compile time serves every length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssdc.codegen.render import render
+from ssdc.errors import CallError, StateError
+from ssdc.graph.graph import Graph
+from ssdc.graph.packing import DOCUMENTS, POSITION, pack
+from ssdc.graph.scope import Scope
+from ssdc.graph.states import Accumulator, Counter, History, grouped, not_causal, state_parts
+from ssdc.plan.explain import explain
+from ssdc.plan.planner import Order, Plan, plan
+from ssdc.runtime.initialisers import initialise
+from ssdc.runtime.loader import load
+from ssdc.runtime.packed import offsets_of, places
+from ssdc.runtime.parameters import declare, default_initialiser, lookup
+from ssdc.runtime.signature import Signature
+from ssdc.runtime.state import State
+from ssdc.source import Source
+
+NOMINAL_LENGTH = 2048
+"""The length for which a plan is made where the call's own is not known: while torch traces."""
+
+Outputs = Any
+"""One tensor, or a tuple of several."""
+
+
+class Layer(nn.Module):
+    """A compiled layer. Made by `ssdc.compile`.
+
+    Masked contractions, elementwise work and states are computed in float32 (float64 where an input is float64), also under
+    autocast; contractions with a parameter in the dtype of low-precision inputs or of autocast. Outputs have the dtype of
+    the inputs.
+    """
+
+    def __init__(
+        self, source: Source, scope: Scope, graph: Graph, *, order: Order = "auto", chunk: int | None = None,
+        device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.source, self.graph = source, graph
+        self._order, self._chunk = order, chunk
+        self._signature = Signature(graph)
+        self._parameter_names = tuple(node.name for node in graph.parameters)
+        for node in graph.parameters:
+            self._declare(scope, node.name, device, dtype)
+        self._parts = state_parts(graph)
+        self._not_causal = not_causal(graph)
+        self._identity = f"{graph.layer}/{hashlib.sha256(str((self._parts, sorted(graph.sizes.items(), key=str))).encode()).hexdigest()[:12]}"
+        self._position = any(node.name == POSITION for node in graph.inputs)
+        self._plans: dict[tuple[bool, tuple[int, ...]], ModuleType] = {}
+        self._packed: Graph | None = None
+        self._free = self._free_atoms()
+        self._traced = self._module(False, self._nominal())
+
+    # ---- construction --------------------------------------------------------------------------------------------------
+
+    def _declare(self, scope: Scope, name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        from ssdc.graph.nodes import Parameter
+
+        node = self.graph.nodes[name]
+        assert isinstance(node, Parameter)
+        shape = [_product(self.graph.sizes[atom] or 1 for atom in atoms) for atoms in node.layout]
+        default, fan_in = default_initialiser(scope, name)
+        names = [next((axis for axis, found in self.graph.atoms.items() if found == atoms), "") for atoms in node.layout]
+        tensor = initialise(
+            node.init or default, shape, sizes=scope.sizes, axes=names, fan_in=fan_in, device=device,
+            dtype=dtype or torch.get_default_dtype(), source=self.source,
+        )
+        declare(self, name, nn.Parameter(tensor))
+
+    def _free_atoms(self) -> tuple[str, ...]:
+        """The atoms that each call decides, the reader last."""
+        found = dict.fromkeys(axis for node in self._signature.inputs for axis in node.axes)
+        return (*(atom for atom in found if atom != self.graph.reader and self.graph.sizes.get(atom) is None), self.graph.reader)
+
+    def _nominal(self) -> dict[str, int]:
+        return {atom: NOMINAL_LENGTH if atom == self.graph.reader else 1 for atom in self._free}
+
+    def _module(self, packed: bool, sizes: dict[str, int]) -> ModuleType:
+        """The generated functions for a call's sizes."""
+        rounded = tuple(1 << max(0, sizes.get(atom, 1) - 1).bit_length() for atom in self._free)
+        key = (packed, rounded)
+        if key not in self._plans:
+            graph = self._graph(packed)
+            found = plan(graph, dict(zip(self._free, rounded, strict=True)), order=self._order, chunk=self._chunk)
+            self._plans[key] = load(render(graph, found))
+        return self._plans[key]
+
+    def _graph(self, packed: bool) -> Graph:
+        if not packed:
+            return self.graph
+        if self._packed is None:
+            self._packed = pack(self.graph)
+        return self._packed
+
+    # ---- plans ---------------------------------------------------------------------------------------------------------
+
+    def plan(self, **sizes: int) -> Plan:
+        """The plan for a call of these sizes: every axis that calls decide, and T. Axes left out count as one."""
+        return plan(self.graph, self._call_sizes(sizes), order=self._order, chunk=self._chunk)
+
+    def explain(self, **sizes: int) -> str:
+        """The orderings of each masked contraction, priced, and the choice."""
+        return explain(self.plan(**sizes), self.graph)
+
+    def text(self, **sizes: int) -> str:
+        """The generated module for a call of these sizes."""
+        return render(self.graph, self.plan(**sizes))
+
+    def _call_sizes(self, given: dict[str, int]) -> dict[str, int]:
+        sizes = self._nominal()
+        for name, size in given.items():
+            atom = self.graph.reader if name == "T" and "T" not in sizes else name
+            if atom not in sizes:
+                raise CallError(f"{self.graph.layer} has no per-call size '{name}'; it has T{''.join(', ' + a for a in self._free[:-1])}")
+            if not isinstance(size, int) or size < 0:
+                raise CallError(f"the size {name} is {size!r}, and needs to be a whole number, at least 0")
+            sizes[atom] = size
+        return sizes
+
+    # ---- calls ---------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, *args: Tensor, state: State | None = None, return_state: bool = False,
+        cu_seqlens: Tensor | Sequence[int] | None = None, **kwargs: Tensor,
+    ) -> Outputs:
+        """All positions of the inputs, given by position in declared order or by name.
+
+        With `state`, goes on where that state stopped; with `return_state`, returns (outputs, state after the last
+        position). `cu_seqlens` ([documents + 1], from 0 to T) cuts a batch of one into documents that do not see each
+        other; with `return_state`, or a tuple of states, each document is evaluated by itself and has a state of its own.
+        Raises CallError, DtypeError or StateError.
+        """
+        inputs = self._signature.bind(args, kwargs)
+        sizes = self._signature.check(inputs, self._device(), step=False)
+        if cu_seqlens is not None:
+            if return_state or state is not None:
+                return self._documents(inputs, sizes, cu_seqlens, state, return_state)
+            return self._outputs(self._run(inputs, sizes, None, False, cu_seqlens)[0])
+        if state is not None or return_state:
+            self._check_state(state, inputs, sizes)
+        if not torch.compiler.is_compiling() and sizes[self.graph.reader] == 0:
+            outputs, after = self._empty(inputs, sizes, state, return_state)
+        else:
+            outputs, after = self._run(inputs, sizes, state, return_state, None)
+        return (self._outputs(outputs), after) if return_state else self._outputs(outputs)
+
+    def step(self, state: State, *args: Tensor, **kwargs: Tensor) -> tuple[Outputs, State]:
+        """One position: the inputs and outputs of a call without their time axis, and the state after it."""
+        inputs = self._signature.bind(args, kwargs)
+        sizes = self._signature.check(inputs, self._device(), step=True)
+        self._check_state(state, inputs, sizes)
+        assert state is not None
+        function: Callable[..., Any] | None = getattr(self._traced, "step", None)
+        if function is None:
+            return self._step_by_forward(state, inputs)
+        given = [*inputs, *([state[POSITION].view(1)[0]] if self._position else [])]
+        outputs, after = self._call(function, given, inputs, state.tensors)
+        return self._outputs(outputs), State(self._identity, state.names, after)
+
+    def init_state(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32, **sizes: int
+    ) -> State:
+        """The state before the first position. `sizes` gives every axis that calls decide (`b=4`)."""
+        if self._not_causal is not None:
+            raise StateError(f"{self.graph.layer} has no state: {self._not_causal}")
+        needed = [atom for atom in self._free[:-1] if any(atom in part.axes for part in self._parts)]
+        missing = [atom for atom in needed if atom not in sizes]
+        if missing:
+            raise CallError(f"init_state needs {', '.join(f'{atom}=' for atom in missing)}: the axes that calls decide")
+        known = self._call_sizes(dict(sizes))
+        tensors = [
+            torch.zeros(self._stored(part, known, 0), device=device or self._device(), dtype=self._state_dtype(part, dtype))
+            for part in self._parts
+        ]
+        return State(self._identity, [part.name for part in self._parts], tensors)
+
+    # ---- the inside of a call --------------------------------------------------------------------------------------------
+
+    def _run(
+        self, inputs: list[Tensor], sizes: dict[str, int], state: State | None, want_state: bool, cu_seqlens: Any
+    ) -> tuple[tuple[Tensor, ...], State | None]:
+        packed = cu_seqlens is not None
+        tracing = torch.compiler.is_compiling()
+        module = self._traced if tracing and not packed else self._module(packed, {} if tracing else sizes)
+        given = inputs
+        if packed:
+            offsets = offsets_of(cu_seqlens, sizes, self.graph.reader, inputs[0].device)
+            documents, position = places(offsets, sizes[self.graph.reader])
+            given = [{DOCUMENTS: documents, POSITION: position}.get(node.name) for node in self._graph(True).inputs]
+            rest = iter(inputs)
+            given = [tensor if tensor is not None else next(rest) for tensor in given]
+        elif self._position:
+            start = 0 if state is None else state[POSITION]
+            given = [*inputs, torch.arange(sizes[self.graph.reader], device=inputs[0].device) + start]
+        states = state.tensors if state is not None else (None,) * len(self._parts)
+        outputs, after = self._call(module.forward, given, inputs, states, want_state)
+        return outputs, State(self._identity, [part.name for part in self._parts], after) if want_state else None
+
+    def _call(
+        self, function: Callable[..., Any], given: Sequence[Tensor], inputs: Sequence[Tensor], states: Sequence[Tensor | None], *flags: bool
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """A generated function in its computing dtype, autocast off; its outputs in the dtype of the inputs."""
+        parameters = [lookup(self, name) for name in self._parameter_names]
+        real = [tensor.dtype for tensor in inputs if tensor.is_floating_point()] or [p.dtype for p in parameters]
+        outer = real[0] if real else torch.get_default_dtype()
+        for one in real[1:]:
+            outer = torch.promote_types(outer, one)
+        dtype = torch.float64 if outer == torch.float64 else torch.float32
+        low = outer if outer in (torch.bfloat16, torch.float16) else None
+        values = tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in given)
+        learned = tuple(parameter.to(dtype) for parameter in parameters)
+        device = given[0].device.type
+        if torch.is_autocast_enabled(device):
+            low = torch.get_autocast_dtype(device)
+            with torch.autocast(device, enabled=False):
+                outputs, after = function(values, learned, states, *flags, dtype, low)
+        else:
+            outputs, after = function(values, learned, states, *flags, dtype, low)
+        return tuple(y.to(outer) if y.is_floating_point() else y for y in outputs), after
+
+    def _empty(
+        self, inputs: list[Tensor], sizes: dict[str, int], state: State | None, want_state: bool
+    ) -> tuple[tuple[Tensor, ...], State | None]:
+        """A call without positions: the outputs of one position, none of which is kept, and the state as it was."""
+        one = []
+        for name, tensor in zip(self._signature.names, inputs, strict=True):
+            dim = self._signature.time(name)
+            if dim is not None:
+                shape = [1 if at == dim else size for at, size in enumerate(tensor.shape)]
+                tensor = torch.cat([tensor, tensor.new_zeros(shape)], dim)
+            one.append(tensor)
+        outputs, _ = self._run(one, {**sizes, self.graph.reader: 1}, None, False, None)
+        kept = []
+        for result, y in zip(self.graph.results, outputs, strict=True):
+            for dim, atoms in enumerate(result.layout):
+                y = y.narrow(dim, 0, 0) if atoms and atoms[0] in (self.graph.reader, *self.graph.writers) else y
+            kept.append(y)
+        if want_state and state is None:
+            per_call = {atom: sizes[atom] for atom in self._free[:-1] if atom in sizes}
+            dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
+            state = self.init_state(device=inputs[0].device, dtype=dtype, **per_call)
+        return tuple(kept), state
+
+    def _documents(self, inputs: list[Tensor], sizes: dict[str, int], cu_seqlens: Any, state: Any, return_state: bool) -> Any:
+        """Each document by itself: outputs side by side in time, and a tuple of states."""
+        offsets = offsets_of(cu_seqlens, sizes, self.graph.reader, inputs[0].device).tolist()
+        count = len(offsets) - 1
+        states = state if isinstance(state, tuple) else (state,) * count
+        if isinstance(state, State) or len(states) != count:
+            raise StateError(f"{count} documents take a tuple of {count} states, one a document")
+        dims = [self._signature.time(name) for name in self._signature.names]
+        outputs, after = [], []
+        for start, end, before in zip(offsets, offsets[1:], states, strict=False):
+            part = [x if dim is None else x.narrow(dim, start, end - start) for x, dim in zip(inputs, dims, strict=True)]
+            y, later = self(*part, state=before, return_state=True)
+            outputs.append(y if isinstance(y, tuple) else (y,))
+            after.append(later)
+        joined = []
+        for place, result in enumerate(self.graph.results):
+            dim = next((d for d, atoms in enumerate(result.layout) if atoms == (self.graph.reader,)), None)
+            parts = [one[place] for one in outputs]
+            joined.append(parts[0] if dim is None else torch.cat(parts, dim))
+        return (self._outputs(tuple(joined)), tuple(after)) if return_state else self._outputs(tuple(joined))
+
+    def _step_by_forward(self, state: State, inputs: list[Tensor]) -> tuple[Outputs, State]:
+        """One position through `forward`, for layers whose state is all of the past."""
+        dims = [self._signature.time(name) for name in self._signature.names]
+        one = [x if dim is None else x.unsqueeze(dim) for x, dim in zip(inputs, dims, strict=True)]
+        outputs, after = self(*one, state=state, return_state=True)
+        several = outputs if isinstance(outputs, tuple) else (outputs,)
+        squeezed = []
+        for result, y in zip(self.graph.results, several, strict=True):
+            dim = next((d for d, atoms in enumerate(result.layout) if atoms == (self.graph.reader,)), None)
+            squeezed.append(y if dim is None else y.squeeze(dim))
+        return self._outputs(tuple(squeezed)), after
+
+    def _outputs(self, outputs: tuple[Tensor, ...]) -> Outputs:
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _device(self) -> torch.device | None:
+        for parameter in self.parameters():
+            return parameter.device
+        return None
+
+    # ---- states ------------------------------------------------------------------------------------------------------------
+
+    def _state_dtype(self, part: Accumulator | History | Counter, real: torch.dtype) -> torch.dtype:
+        if isinstance(part, Counter) or (isinstance(part, History) and self.graph.nodes[part.name].kind == "int"):
+            return torch.int64
+        if isinstance(part, History) and self.graph.nodes[part.name].kind == "bool":
+            return torch.bool
+        return torch.float64 if real == torch.float64 else torch.float32
+
+    def _stored(self, part: Accumulator | History | Counter, sizes: dict[str, int], past: int) -> list[int]:
+        """The shape of a state part as users see it: one dimension a declared axis."""
+        if isinstance(part, Counter):
+            return []
+        known = {atom: size for atom, size in self.graph.sizes.items() if size is not None} | sizes
+        if isinstance(part, History):
+            known[self.graph.reader] = past if part.length is None else part.length
+        return [_product(known[atom] for atom in atoms) for atoms in grouped(self.graph, part.axes)]
+
+    def _check_state(self, state: State | None, inputs: Sequence[Tensor], sizes: dict[str, int]) -> None:
+        if self._not_causal is not None:
+            raise StateError(f"{self.graph.layer} has no state and cannot go on: {self._not_causal}")
+        if state is None:
+            return
+        if not isinstance(state, State):
+            raise StateError(f"the state is a {type(state).__name__}; take it from return_state=True, step() or init_state()")
+        if state.layer != self._identity:
+            mine, other = self.graph.layer, state.layer.partition("/")[0]
+            what = f"the state belongs to a layer '{other}'" + (" of other sizes" if mine == other else "")
+            raise StateError(f"{what}, and this is '{mine}'; states go with the layer that made them")
+        wide = any(tensor.dtype == torch.float64 for tensor in inputs)
+        for part, tensor in zip(self._parts, state.tensors, strict=True):
+            past = tensor.shape[self.graph.nodes[part.name].axes.index(self.graph.reader)] if isinstance(part, History) and part.length is None else 0
+            want = self._stored(part, sizes, past)
+            if list(tensor.shape) != want:
+                raise StateError(f"the state's '{part.name}' has {list(tensor.shape)}, and these inputs need {want}; a state goes with its batch")
+            dtype = self._state_dtype(part, torch.float64 if wide else torch.float32)
+            if tensor.dtype != dtype:
+                raise StateError(f"the state's '{part.name}' is {tensor.dtype}, and with these inputs needs {dtype}; cast it with state.to({dtype})")
+            if tensor.device != inputs[0].device:
+                raise StateError(f"the state's '{part.name}' is on {tensor.device}, and the inputs are on {inputs[0].device}; move it with state.to()")
+
+    def extra_repr(self) -> str:
+        """The layer's name and its equations' orders, for print(module)."""
+        orders = self._order if isinstance(self._order, str) else dict(self._order)
+        return f"{self.graph.layer}, order={orders!r}"
+
+
+def _product(sizes: Any) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
+
+
+
