@@ -108,7 +108,7 @@ class Writer:
                 text += f".squeeze({dim})"
                 continue
             if len(atoms) > 1:
-                text += f".unflatten({dim}, ({', '.join(self._size_or_rest(atoms, atom) for atom in atoms)}))"
+                text = f"torch.unflatten({text}, {dim}, ({', '.join(self._size_or_rest(atoms, atom) for atom in atoms)}))"
             dim += len(atoms)
         axes = self.axes(node.axes)
         return Value(name, axes) if text == name else self.out.new(text, axes)
@@ -156,7 +156,7 @@ class Writer:
         size = self.plan_count((node.opened,), self.out.sizes) if node.opened else "1"
         text = f"{source.text}.narrow({last}, {offset}, {size})"
         if len(node.opened) > 1:
-            text += f".unflatten({last}, ({', '.join(self.out.sizes[atom] for atom in node.opened)}))"
+            text = f"torch.unflatten({text}, {last}, ({', '.join(self.out.sizes[atom] for atom in node.opened)}))"
         return self.out.new(text, self.axes(node.axes))
 
     def _lookup(self, node: ir.Lookup) -> Value:
@@ -243,7 +243,8 @@ class Writer:
         for atoms in grouped(self.graph, axes):
             if len(atoms) > 1:
                 shape = ", ".join(self.out.sizes[atom] for atom in atoms)
-                text += f".unflatten({dim}, ({shape}))" if opening else f".flatten({dim}, {dim + len(atoms) - 1})"
+                last = dim + len(atoms) - 1
+                text = f"torch.unflatten({text}, {dim}, ({shape}))" if opening else f"{text}.flatten({dim}, {last})"
             dim += len(atoms) if opening else 1
         return text
 

@@ -47,6 +47,13 @@ def _free(ctx: Context, expr: ast.Expr) -> tuple[str, ...]:
             return ()
 
 
+def ordered(ctx: Context, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Axes with the per-call ones first, then positions, then the rest as they come."""
+    free = [a for a in axes if a in ctx.scope.axes and not ctx.scope.axes[a].fixed]
+    times = [a for a in axes if ctx.scope.is_time(a)]
+    return (*free, *times, *(a for a in axes if a not in free and a not in times))
+
+
 def direct_axes(ctx: Context, expr: ast.Expr) -> tuple[str, ...]:
     """The axes that occur in an expression outside the arguments of functions."""
     match expr:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Broken, Context
-from ssdc.graph.elementwise import direct_axes, free_axes, lower, positions
+from ssdc.graph.elementwise import direct_axes, free_axes, lower, ordered, positions
 from ssdc.graph.terms import Product, sum_of_products
 from ssdc.source import Span
 from ssdc.syntax import ast
@@ -181,19 +181,12 @@ def _as_node(ctx: Context, factor: Factor, name: str, pairs: bool = False) -> st
         return expr.node
     expr = ir.Apply("/", (ir.Const(1.0), expr)) if factor.inverse else expr
     axes = tuple(dict.fromkeys(_axes(ctx, expr)))
-    return ctx.add(ir.Map(f"{name}/{_short(factor.expr)}", _ordered(ctx, axes), expr, span=factor.expr.span))
+    return ctx.add(ir.Map(f"{name}/{_short(factor.expr)}", ordered(ctx, axes), expr, span=factor.expr.span))
 
 
 def _short(expr: ast.Expr) -> str:
     names = [ref.name for ref in _tensors(expr)]
     return names[0] if names else "const"
-
-
-def _ordered(ctx: Context, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Axes with the per-call ones first, then positions, then the rest as they come."""
-    free = [a for a in axes if a in ctx.scope.axes and not ctx.scope.axes[a].fixed]
-    times = [a for a in axes if ctx.scope.is_time(a)]
-    return (*free, *times, *(a for a in axes if a not in free and a not in times))
 
 
 def _at_one_position(ctx: Context, factors: list[Factor], left: tuple[str, ...], name: str, pairs: bool = False) -> ir.Scalar:
@@ -302,7 +295,7 @@ def _peel(
     used = set(left.axes).union(*(factor.atoms for factor in (*others, *outside)))
     have = dict.fromkeys(atom for factor in (*mine, *inside) for atom in factor.atoms)
     kept = tuple(atom for atom in have if atom in used)
-    axes = _ordered(ctx, (*kept, ctx.scope.reader))
+    axes = ordered(ctx, (*kept, ctx.scope.reader))
     inner = _contract(ctx, mine, inside, Left(left.name, axes, frozenset({reader}), left.span), reader, writer, name)
     assert isinstance(inner, ir.Ref)
     done = Factor(left_expr(mine), False, kept, frozenset({reader}), inner.node)
@@ -370,7 +363,7 @@ def _merge(ctx: Context, nodes: list[str], name: str) -> list[str]:
         small = nodes.pop(0)
         inside = [k for k, node in enumerate(nodes) if set(ctx.nodes[small].axes) <= set(ctx.nodes[node].axes)]
         k = inside[0] if inside else 0
-        axes = _ordered(ctx, tuple(dict.fromkeys(ctx.nodes[small].axes + ctx.nodes[nodes[k]].axes)))
+        axes = ordered(ctx, tuple(dict.fromkeys(ctx.nodes[small].axes + ctx.nodes[nodes[k]].axes)))
         product = ir.Apply("*", (ir.Ref(small), ir.Ref(nodes[k])))
         nodes[k] = ctx.add(ir.Map(f"{name}/product", axes, product))
         nodes.sort(key=lambda node: len(ctx.nodes[node].axes))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Context
-from ssdc.graph.elementwise import free_axes, lower
+from ssdc.graph.elementwise import free_axes, lower, ordered
 from ssdc.graph.scope import evaluate
 from ssdc.source import Span
 from ssdc.structures.facts import facts_of
@@ -65,7 +65,7 @@ def _gate(ctx: Context, gate: Gate, name: str) -> str:
     lowered = lower(ctx, expr)
     if isinstance(lowered, ir.Ref):
         return lowered.node
-    axes = ctx.atoms_of(free_axes(ctx, expr))
+    axes = ordered(ctx, ctx.atoms_of(free_axes(ctx, expr)))
     what = "log_gate" if gate.log is not None else "gate"
     return ctx.add(ir.Map(f"{name}/{what}", axes, lowered, span=gate.expr.span))
 

@@ -25,7 +25,7 @@ from ssdc.plan.planner import Order, Plan, plan
 from ssdc.runtime.initialisers import initialise
 from ssdc.runtime.loader import load
 from ssdc.runtime.packed import offsets_of, places
-from ssdc.runtime.parameters import declare, default_initialiser, lookup
+from ssdc.runtime.parameters import declare, default_initialiser
 from ssdc.runtime.signature import Signature
 from ssdc.runtime.state import State
 from ssdc.source import Source
@@ -53,10 +53,12 @@ class Layer(nn.Module):
         self.source, self.graph = source, graph
         self._order, self._chunk = order, chunk
         self._signature = Signature(graph)
-        self._parameter_names = tuple(node.name for node in graph.parameters)
         for node in graph.parameters:
             self._declare(scope, node.name, device, dtype)
+        self._holders = [self._holder(node.name) for node in graph.parameters]
+        self._checked: dict[tuple[object, ...], dict[str, int]] = {}
         self._parts = state_parts(graph)
+        self._layouts = [() if isinstance(part, Counter) else grouped(graph, part.axes) for part in self._parts]
         self._not_causal = not_causal(graph)
         self._identity = f"{graph.layer}/{hashlib.sha256(str((self._parts, sorted(graph.sizes.items(), key=str))).encode()).hexdigest()[:12]}"
         self._position = any(node.name == POSITION for node in graph.inputs)
@@ -80,6 +82,11 @@ class Layer(nn.Module):
             dtype=dtype or torch.get_default_dtype(), source=self.source,
         )
         declare(self, name, nn.Parameter(tensor))
+
+    def _holder(self, name: str) -> tuple[nn.Module, str]:
+        """The submodule that holds a parameter, and the parameter's name in it."""
+        path, _, leaf = name.rpartition(".")
+        return (self.get_submodule(path) if path else self), leaf
 
     def _free_atoms(self) -> tuple[str, ...]:
         """The atoms that each call decides, the reader last."""
@@ -145,13 +152,13 @@ class Layer(nn.Module):
         Raises CallError, DtypeError or StateError.
         """
         inputs = self._signature.bind(args, kwargs)
-        sizes = self._signature.check(inputs, self._device(), step=False)
+        sizes = self._check(inputs, state, step=False)
         if cu_seqlens is not None:
             if return_state or state is not None:
                 return self._documents(inputs, sizes, cu_seqlens, state, return_state)
             return self._outputs(self._run(inputs, sizes, None, False, cu_seqlens)[0])
-        if state is not None or return_state:
-            self._check_state(state, inputs, sizes)
+        if return_state and self._not_causal is not None:
+            raise StateError(f"{self.graph.layer} has no state: {self._not_causal}")
         if not torch.compiler.is_compiling() and sizes[self.graph.reader] == 0:
             outputs, after = self._empty(inputs, sizes, state, return_state)
         else:
@@ -161,9 +168,7 @@ class Layer(nn.Module):
     def step(self, state: State, *args: Tensor, **kwargs: Tensor) -> tuple[Outputs, State]:
         """One position: the inputs and outputs of a call without their time axis, and the state after it."""
         inputs = self._signature.bind(args, kwargs)
-        sizes = self._signature.check(inputs, self._device(), step=True)
-        self._check_state(state, inputs, sizes)
-        assert state is not None
+        self._check(inputs, state, step=True)
         function: Callable[..., Any] | None = getattr(self._traced, "step", None)
         if function is None:
             return self._step_by_forward(state, inputs)
@@ -187,6 +192,28 @@ class Layer(nn.Module):
             for part in self._parts
         ]
         return State(self._identity, [part.name for part in self._parts], tensors)
+
+    def _check(self, inputs: list[Tensor], state: Any, *, step: bool) -> dict[str, int]:
+        """The sizes of a call, its inputs and state checked; what has passed once is known by shapes, dtypes and devices."""
+        if torch.compiler.is_compiling() or not isinstance(state, State | None):
+            return self._check_anew(inputs, state, step)
+        tensors = inputs if state is None else [*inputs, *state.tensors]
+        try:
+            key = (step, state is None or state.layer, self._device(), *[(x.shape, x.dtype, x.device) for x in tensors])
+        except AttributeError:
+            return self._check_anew(inputs, state, step)
+        found = self._checked.get(key)
+        if found is None:
+            if len(self._checked) > 4096:
+                self._checked.clear()
+            found = self._checked[key] = self._check_anew(inputs, state, step)
+        return found
+
+    def _check_anew(self, inputs: list[Tensor], state: Any, step: bool) -> dict[str, int]:
+        sizes = self._signature.check(inputs, self._device(), step=step)
+        if state is not None or step:
+            self._check_state(state, inputs, sizes)
+        return sizes
 
     # ---- the inside of a call --------------------------------------------------------------------------------------------
 
@@ -214,15 +241,15 @@ class Layer(nn.Module):
         self, function: Callable[..., Any], given: Sequence[Tensor], inputs: Sequence[Tensor], states: Sequence[Tensor | None], *flags: bool
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """A generated function in its computing dtype, autocast off; its outputs in the dtype of the inputs."""
-        parameters = [lookup(self, name) for name in self._parameter_names]
+        parameters = [holder._parameters[leaf] for holder, leaf in self._holders]
         real = [tensor.dtype for tensor in inputs if tensor.is_floating_point()] or [p.dtype for p in parameters]
         outer = real[0] if real else torch.get_default_dtype()
         for one in real[1:]:
-            outer = torch.promote_types(outer, one)
+            outer = outer if one is outer else torch.promote_types(outer, one)
         dtype = torch.float64 if outer == torch.float64 else torch.float32
         low = outer if outer in (torch.bfloat16, torch.float16) else None
-        values = tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in given)
-        learned = tuple(parameter.to(dtype) for parameter in parameters)
+        values = tuple(x if x.dtype is dtype or not x.is_floating_point() else x.to(dtype) for x in given)
+        learned = tuple(p if p.dtype is dtype else p.to(dtype) for p in parameters)
         device = given[0].device.type
         if torch.is_autocast_enabled(device):
             low = torch.get_autocast_dtype(device)
@@ -230,7 +257,7 @@ class Layer(nn.Module):
                 outputs, after = function(values, learned, states, *flags, dtype, low)
         else:
             outputs, after = function(values, learned, states, *flags, dtype, low)
-        return tuple(y.to(outer) if y.is_floating_point() else y for y in outputs), after
+        return tuple(y if y.dtype is outer or not y.is_floating_point() else y.to(outer) for y in outputs), after
 
     def _empty(
         self, inputs: list[Tensor], sizes: dict[str, int], state: State | None, want_state: bool
@@ -292,8 +319,8 @@ class Layer(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _device(self) -> torch.device | None:
-        for parameter in self.parameters():
-            return parameter.device
+        for holder, leaf in self._holders:
+            return holder._parameters[leaf].device
         return None
 
     # ---- states ------------------------------------------------------------------------------------------------------------
@@ -312,13 +339,11 @@ class Layer(nn.Module):
         known = {atom: size for atom, size in self.graph.sizes.items() if size is not None} | sizes
         if isinstance(part, History):
             known[self.graph.reader] = past if part.length is None else part.length
-        return [_product(known[atom] for atom in atoms) for atoms in grouped(self.graph, part.axes)]
+        return [_product(known[atom] for atom in atoms) for atoms in self._layouts[self._parts.index(part)]]
 
     def _check_state(self, state: State | None, inputs: Sequence[Tensor], sizes: dict[str, int]) -> None:
         if self._not_causal is not None:
             raise StateError(f"{self.graph.layer} has no state and cannot go on: {self._not_causal}")
-        if state is None:
-            return
         if not isinstance(state, State):
             raise StateError(f"the state is a {type(state).__name__}; take it from return_state=True, step() or init_state()")
         if state.layer != self._identity:

@@ -131,12 +131,16 @@ class Signature:
                 f"'{owners[slot.open]}' has {sizes[slot.open]} there; inputs must agree")
 
     def _dtype(self, node: Input, tensor: Tensor) -> None:
-        fits = {
-            "real": tensor.dtype.is_floating_point, "bool": tensor.dtype == torch.bool,
-            "int": not (tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool),
-            "complex": tensor.dtype.is_complex,
-        }  # fmt: skip
-        if not fits[node.kind]:
+        dtype = tensor.dtype
+        if node.kind == "real":
+            fits = dtype.is_floating_point
+        elif node.kind == "bool":
+            fits = dtype == torch.bool
+        elif node.kind == "int":
+            fits = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        else:
+            fits = dtype.is_complex
+        if not fits:
             want = {"real": "a floating-point dtype", "bool": "torch.bool", "int": "an integer dtype", "complex": "a complex dtype"}
             raise DtypeError(f"the input '{node.name}' is {tensor.dtype}, and is declared {node.kind}: it needs {want[node.kind]}")
 

@@ -1,9 +1,9 @@
 """Closed intervals of real numbers, and arithmetic on them.
 
 In: intervals. Out: an interval that holds every result. The ends are floats and may be infinite; an infinite end stands
-for "as large as you like", so that 0 * inf is 0. An end that overflows, and e^x that vanishes, are rounded outwards; other
-ends are computed by the operations that the values go through. Where an operation has no real value (log of -1) nothing
-is promised about it; the interval holds the results of the rest.
+for "as large as you like", so that 0 * inf is 0. An end that overflows, and e^x that vanishes, are rounded outwards;
+other ends are computed by the operations that the values go through. Where an operation has no real value (log of -1)
+nothing is promised about it; the interval holds the results of the rest.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Interval:
             return ALL
         if other.high <= 0:
             return -self / -other
-        return _around(ratio for a in (self.low, self.high) for b in (other.low, other.high) for ratio in over(a, b))
+        return _around(over(a, b) for a in (self.low, self.high) for b in (other.low, other.high))
 
     def __pow__(self, other: Interval) -> Interval:
         """Real powers. A base that may be negative needs a constant whole exponent, or the answer is `ALL`."""
@@ -106,13 +106,11 @@ def times(a: float, b: float) -> float:
     return 0.0 if a == 0 or b == 0 else a * b
 
 
-def over(a: float, b: float) -> tuple[float, ...]:
-    """The quotient of two ends, for b >= 0; inf / inf may be anything from 0 to inf."""
-    if a == 0:
-        return (0.0,)
-    if b == 0:
-        return (math.copysign(math.inf, a),)
-    return (0.0, a) if math.isinf(a) and math.isinf(b) else (a / b,)
+def over(a: float, b: float) -> float:
+    """The quotient of two ends, for b >= 0, with inf / inf = 0: no interval is infinite at both ends of one side."""
+    if a == 0 or math.isinf(b):
+        return 0.0
+    return math.copysign(math.inf, a) if b == 0 else a / b
 
 
 def power(base: float, exponent: float) -> float:

@@ -71,7 +71,7 @@ class _Derivation:
         return result
 
     def _by_range(self, expr: ast.Expr) -> ast.Expr | None:
-        """Log of something away from zero and from infinity: nothing is lost by computing it first."""
+        """Log of something away from zero and from infinity, which may be computed first."""
         bounds = self._range(expr)
         return call("log", expr) if bounds.low > 0 and bounds.high < math.inf else None
 
@@ -118,9 +118,8 @@ class _Derivation:
 
     def _sum(self, expr: ast.Expr, left: ast.Expr, right: ast.Expr) -> ast.Expr | None:
         """log(1 + e^u) is softplus(u), log(e^u + e^v) is max(u, v) + softplus(-|u - v|)."""
-        plain = self._by_range(expr)
-        if plain is not None:
-            return plain
+        if not _reads_tensor(expr):
+            return None
         u, v = self.log(left), self.log(right)
         if u is None or v is None:
             return None
@@ -145,7 +144,7 @@ class _Derivation:
         bounds = self._range(e)
         if log is not None:
             bounds = bounds.meet(self._range(log).exp())
-            if bounds.within(UNIT) and not any(isinstance(node, ast.TensorRef) for node in walk(e)):
+            if bounds.within(UNIT) and not _reads_tensor(e):
                 return call("log1p", negate(e)) if bounds.high <= 0.5 else None
             return self._log1m(log, bounds) if bounds.within(UNIT) else None
         return call("log1p", negate(e)) if -math.inf < bounds.low and bounds.high < 1 else None
@@ -231,6 +230,11 @@ def _multiple(factor: ast.Expr, log: ast.Expr | None) -> ast.Expr | None:
     if factor == ast.Number(1):
         return log
     return ast.Binary("*", factor, log, span=factor.span.to(log.span))
+
+
+def _reads_tensor(expr: ast.Expr) -> bool:
+    """Whether anything but sizes, positions and numbers takes part; of those alone nothing is lost to rounding."""
+    return any(isinstance(node, ast.TensorRef) for node in walk(expr))
 
 
 def _smaller(expr: ast.Expr, nodes: int) -> bool:

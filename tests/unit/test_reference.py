@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssdc.runtime.reference import EvaluationError, Reference
+from ssdc.runtime.reference.terms import factors_of, terms_of
+from ssdc.syntax import ast
 from tests.unit.reference_cases import SIZES, example, inputs_of, reference
 
 Loop = Callable[[Reference, dict[str, Tensor]], Tensor]
@@ -320,9 +324,12 @@ def test_complex_gate_turns() -> None:
     torch.testing.assert_close(reference(text)(x, a), torch.stack(rows, 1), **CLOSE)
 
 
-def test_a_sum_of_three_thousand_terms() -> None:
-    text = f"layer f() {{ time t axis b input x[b,t] y[b,t] = {' + '.join(['x[b,t]'] * 3000)} output y }}"
-    torch.testing.assert_close(reference(text)(torch.ones(1, 2)), torch.full((1, 2), 3000.0, dtype=torch.float64))
+def test_long_sums_and_products_need_no_depth() -> None:
+    one = ast.Name("x")
+    long = reduce(lambda left, _: ast.Binary("-", left, one), range(3000), cast(ast.Expr, one))
+    assert [sign for sign, _ in terms_of(long)] == [1] + [-1] * 3000
+    sign, factors = factors_of(reduce(lambda left, _: ast.Binary("/", left, ast.Negate(one)), range(2999), long))
+    assert sign == -1 and len(factors) == 3000 and [inverse for _, inverse in factors] == [False] + [True] * 2999
 
 
 def test_grouping_axes_are_read_at_their_heads() -> None:

@@ -21,7 +21,7 @@ from ssdc.syntax import ast
 
 @dataclass(frozen=True)
 class Bound:
-    """A call: inputs by name as they are stored, the sizes that they fix, and the number of positions.
+    """A call: inputs by name as they are stored, the sizes of axes other than time, and the number of positions.
 
     `places` says which dimension of each input is time, if one is.
     """
@@ -97,7 +97,8 @@ def bind(
         for entry in inputs
     }
     places = {entry.tensor.name: time_axis(entry.tensor, scope.reader) for entry in inputs}
-    return Bound(tensors, places, sizes, sizes.get(scope.reader, 0))
+    length = sizes.pop(scope.reader, 0)
+    return Bound(tensors, places, sizes, length)
 
 
 def _sizes(scope: ScopeLike, inputs: Sequence[ast.Input], given: Mapping[str, Tensor]) -> dict[str, int]:
