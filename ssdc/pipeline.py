@@ -165,9 +165,29 @@ def _scope(source: Source, layer: ast.Layer, sizes: Mapping[str, int] | None) ->
     return scope
 
 
+def eject(
+    source: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None, *, order: Order = "auto",
+    chunk: int | None = None, length: int = 2048,
+) -> str:
+    """A Python file that holds one layer and needs torch alone; its orderings are planned for a call of `length`."""
+    from ssdc import __version__
+    from ssdc.codegen.eject import eject as make_file
+    from ssdc.runtime.parameters import default_initialiser
+
+    checked = check(source, layer, sizes, lenient=False)
+    graph = checked.graph
+    inits: dict[str, tuple[ast.Expr, int | None]] = {}
+    for node in graph.parameters:
+        default, fan_in = default_initialiser(checked.scope, node.name)
+        inits[node.name] = (node.init or default, fan_in)
+    free = {axis for node in graph.inputs for axis in node.axes if graph.sizes.get(axis) is None}
+    found = make_plan(graph, {axis: length if axis == graph.reader else 1 for axis in free}, order=order, chunk=chunk)
+    return make_file(graph, found, inits, checked.scope.sizes, __version__)
+
+
 def orders() -> tuple[str, ...]:
     """Every ordering's name."""
     return tuple(ORDERINGS)
 
 
-__all__ = ["Checked", "check", "compile", "orders", "plan", "read", "reference", "text"]
+__all__ = ["Checked", "check", "compile", "eject", "orders", "plan", "read", "reference", "text"]

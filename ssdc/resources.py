@@ -30,3 +30,8 @@ def _folder(name: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise FileNotFoundError(f"ssdc was installed without its {name}/ folder")
+
+
+def runtime_text(name: str) -> str:
+    """The text of a file of `ssdc/runtime` that generated code calls, for ejected modules to carry."""
+    return (_PACKAGE / "runtime" / name).read_text(encoding="ascii")

@@ -188,9 +188,10 @@ class Context:
             return True
         if self.scope.is_time(declared) or self.scope.is_time(used):
             return self.scope.is_time(declared) and self.scope.is_time(used)
-        one, other = self.scope.axes[declared].size, self.scope.axes[used].size
+        one, other = self.scope.axes[declared], self.scope.axes[used]
         single = len(self.atoms(declared)) == 1 and len(self.atoms(used)) == 1
-        return one is not None and one == other and single
+        equal = one.size == other.size or None in (one.size, other.size)  # a size not known yet may turn out equal
+        return one.fixed and other.fixed and equal and single
 
     def rename(self, name: str, pairs: tuple[tuple[str, str], ...], ref: ast.TensorRef) -> str:
         """A node under other axis names."""

@@ -102,7 +102,7 @@ def test_states_that_do_not_fit() -> None:
     i = inputs_of(module, 3)
     with pytest.raises(StateError, match="3 positions along 'b', the call 2"):
         module(**i, state=module.init_state(b=3))
-    gates = example("gla", H=4)
+    gates = example("gla", H=4, N=5)
     _, other = gates(**inputs_of(gates, 3), return_state=True)
     with pytest.raises(StateError, match="other inputs"):
         module(**i, state=other)

@@ -19,7 +19,7 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
             out.lines.append(f"{op.text} = extend({op.text}, {op.axes.index(time)}, {before}, h_{op.text})")
     values = {op.text: op.value for op in (*ops.readers, *ops.writers)} | {"one": Value("one", ())}
     update = out.path(terms["write"], values, state_axes)
-    out.lines.append(f"update = {update.text}.double()")
+    out.lines.append(f"update = {out.full(update, state_axes)}.double()")
     write = tuple(out.lines)
     out.lines.clear()
     count = "length" if width is None else str(width)

@@ -27,9 +27,13 @@ written: g for exp(g), logsigmoid(f) for sigmoid(f), sums and multiples for prod
 multiplies float32 gates step by step rounds each gate as well; these roundings are independent if the gates differ, and
 c covers them; for long runs of equal gates near one, ask for `products=True`, which adds one |M| a step.
 
-Underflow adds the smallest normal number to each rounding. Recursive equations u = base + K u have m(u) = |X| applied
-to m(base) + |base| + (sum|terms| and errors of K) |X| |base|, with X the inverse of 1 - K, which covers substitution and the
-explicit inverse of the UT transform. Not covered: comparisons whose sides are within rounding of each other, overflow.
+Underflow adds the smallest normal number to each rounding. In a recursive equation u = base + K u, the equation at each
+position leaves a residual of at most r = m(base) + |base| + (magnitudes and sum|terms| of K) |u|, and the errors of u
+are X times these, with X the inverse of 1 - K. Entries of X for different positions multiply roundings that have
+nothing to do with each other, hundreds of them where no state forgets, so that they are added as such:
+m(u) = sqrt(X^2 r^2), elementwise squares. (|X| r would be thousands of times too wide for the delta rule.)
+
+Not covered: comparisons whose sides are within rounding of each other, and overflow.
 """
 
 from __future__ import annotations

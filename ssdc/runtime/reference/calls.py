@@ -150,8 +150,6 @@ def cut(call: Bound, span: slice) -> Bound:
 def documents(offsets: Tensor | Sequence[int], length: int) -> list[slice]:
     """The ranges between offsets. Raises CallError unless they lead from 0 to `length` and never back."""
     flat = offsets.tolist() if isinstance(offsets, Tensor) else list(offsets)
-    if not (len(flat) > 1 and flat[0] == 0 and flat[-1] == length) or any(
-        a > b for a, b in pairwise(flat)
-    ):
+    if not (len(flat) > 1 and flat[0] == 0 and flat[-1] == length) or any(a > b for a, b in pairwise(flat)):
         raise CallError(f"cu_seqlens leads from 0 to the number of positions, {length}, and never back; found {flat}")
     return [slice(start, end) for start, end in pairwise(flat)]

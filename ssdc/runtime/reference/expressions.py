@@ -113,11 +113,11 @@ class FunctionOfTwo(Protocol):
 
 def _product(names: Names, expr: ast.Expr) -> Value:
     sign, factors = factors_of(expr)
-    result = names.maths.constant(sign)
-    for factor, inverse in factors:
-        value = value_of(names, factor)
-        result = names.maths.pointwise(torch.div if inverse else torch.mul, result, value)
-    return result
+    (first, inverse), *rest = factors
+    result = _factor(names, first, inverse)
+    for factor, inverse in rest:
+        result = names.maths.pointwise(torch.div if inverse else torch.mul, result, value_of(names, factor))
+    return result if sign > 0 else names.maths.plus([result], [sign])
 
 
 def read(names: Names, ref: ast.TensorRef) -> Value:

@@ -44,9 +44,9 @@ def solve(names: Names, left: tuple[str, ...], base: Value, terms: Sequence[Recu
         past.add(add_terms(names.maths, parts, inner))
     value = past.whole().renamed({WRITER: reader})
     value = value.each(lambda tensor: lay_out(tensor, value.labels, left), left)
-    return (
-        value if names.maths.rounding is None else replace(value, bound=_magnitude(names, left, base, terms, backwards))
-    )
+    if names.maths.rounding is None:
+        return value
+    return replace(value, bound=_magnitude(names, left, base, value, terms))
 
 
 class _Past:
@@ -113,22 +113,21 @@ def _at(names: Names, term: Recursion, past: Value, t: int, span: slice, inner: 
     return Term(replace(done.value, data=done.value.data * term.sign), done.absolute)
 
 
-def _magnitude(names: Names, left: tuple[str, ...], base: Value, terms: Sequence[Recursion], backwards: bool) -> Tensor:
-    """|inverse(1 - K)| (m(base) + |base| + m(K) |inverse(1 - K)| |base|), m(K) with the sum|terms| of K."""
+def _magnitude(names: Names, left: tuple[str, ...], base: Value, u: Value, terms: Sequence[Recursion]) -> Tensor:
+    """sqrt(X^2 r^2), with X the inverse of 1 - K and r = m(base) + |base| + (magnitudes and sum|terms| of K) |u|."""
     plain = Arithmetic(names.maths.groups, names.maths.sizes)
     matrix, errors = _matrix(names, left, terms)
     one = torch.eye(names.length, dtype=matrix.data.dtype, device=matrix.data.device).expand_as(matrix.data)
-    inverted = torch.linalg.solve_triangular(one - matrix.data, one, upper=backwards, unitriangular=True)
-    inverse = Value(matrix.labels, inverted.abs())
+    upper = bool(matrix.data.triu().any())
+    inverse = torch.linalg.solve_triangular(one - matrix.data, one, upper=upper, unitriangular=True)
     assert base.bound is not None
 
-    def apply(operator: Value, vector: Tensor) -> Tensor:
+    def apply(operator: Tensor, vector: Tensor) -> Tensor:
         at_writer = Value(left, vector).renamed({names.reader: WRITER})
-        return contract(plain, [operator, at_writer], left, names.reader).value.data
+        return contract(plain, [Value(matrix.labels, operator), at_writer], left, names.reader).value.data
 
-    size = base.data.abs()
-    start = base.bound + size + apply(errors, apply(inverse, size))
-    return apply(inverse, start)
+    residual = base.bound + base.data.abs() + apply(errors.data, u.data.abs())
+    return apply(inverse.abs().square(), residual.square()).sqrt()
 
 
 def _matrix(names: Names, left: tuple[str, ...], terms: Sequence[Recursion]) -> tuple[Value, Value]:
