@@ -395,12 +395,24 @@ class UnknownLayer(Fault):
 class Circular(Fault):
     code = "E213"
     message = "the definition of '{name}' needs itself: {path}"
-    remedy = "read the tensor at a writer position under a strict mask, or break the circle"
+    remedy = "{hint}"
 
 
 class BadType(Fault):
     code = "E214"
     message = "{what}"
+    remedy = "{hint}"
+
+
+class NestedName(Fault):
+    code = "E215"
+    message = "the parameter '{name}' cannot stand beside '{other}'"
+    remedy = "both are keys of one state_dict, where a name is a tensor or a group of tensors: rename one"
+
+
+class NoSizeFromInputs(Fault):
+    code = "E216"
+    message = "nothing gives the size of {axis}: {why}"
     remedy = "{hint}"
 
 

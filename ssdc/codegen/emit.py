@@ -28,11 +28,16 @@ class Value:
 
 @dataclass
 class Emitter:
-    """Statements of one function. `sizes` gives the text of each axis's size; unit axes may be broadcast."""
+    """Statements of one function. `sizes` gives the text of each axis's size; unit axes may be broadcast.
+
+    `exact` holds the float64 values of nodes that no input takes part in but positions: angles and powers of a position
+    lose their last digits before anything else does, so that they are rounded once, when something else reads them.
+    """
 
     sizes: Mapping[str, str]
     lines: list[str] = field(default_factory=list)
     count: int = 0
+    exact: dict[str, Value] = field(default_factory=dict)
 
     def new(self, text: str, axes: Sequence[str], name: str | None = None) -> Value:
         """A statement that binds a variable."""
@@ -125,26 +130,55 @@ class Emitter:
 
     def scalar(self, expr: ir.Scalar, nodes: Mapping[str, Value], order: Sequence[str]) -> Value | float:
         """An elementwise expression; axes of intermediate results stand in the order `order`."""
+        if isinstance(expr, ir.Apply | ir.Fold) and self.fixed(expr):
+            made = self.precise(expr, order)
+            truth = isinstance(expr, ir.Apply) and expr.function in COMPARISONS
+            return made if truth else self.new(f"{made.text}.to(dtype)", made.axes)
+        return self._scalar(expr, nodes, order, "dtype")
+
+    def fixed(self, expr: ir.Scalar) -> bool:
+        """Whether an expression reads positions and numbers alone, and at least one position."""
+        match expr:
+            case ir.Const():
+                return False
+            case ir.Ref(node=node):
+                return node in self.exact
+            case ir.Index():
+                return True
+            case ir.Apply(arguments=arguments):
+                parts = [argument for argument in arguments if not isinstance(argument, ir.Const)]
+                return bool(parts) and all(self.fixed(part) for part in parts)
+            case ir.Fold(operand=operand, where=where):
+                return where is None and self.fixed(operand)
+
+    def precise(self, expr: ir.Scalar, order: Sequence[str]) -> Value:
+        """A fixed expression in float64."""
+        made = self._scalar(expr, self.exact, order, "torch.float64")
+        assert isinstance(made, Value)
+        return made
+
+    def _scalar(self, expr: ir.Scalar, nodes: Mapping[str, Value], order: Sequence[str], dtype: str) -> Value | float:
+        wide = dtype != "dtype"
         match expr:
             case ir.Const(value=value):
                 return value
             case ir.Ref(node=node):
                 return nodes[node]
             case ir.Index(atoms=atoms):
-                return self._index(atoms)
+                return self._index(atoms, dtype)
             case ir.Apply(function=function, arguments=arguments):
-                lowered = [self.scalar(argument, nodes, order) for argument in arguments]
+                lowered = [self._scalar(a, nodes, order, dtype) if wide else self.scalar(a, nodes, order) for a in arguments]
                 return self._apply(function, lowered, order)
             case ir.Fold(function=function, operand=operand, over=over, eps=eps, where=where):
-                inner = self.scalar(operand, nodes, order)
+                inner = self._scalar(operand, nodes, order, dtype) if wide else self.scalar(operand, nodes, order)
                 mask = self.scalar(where, nodes, order) if where is not None else None
                 assert isinstance(inner, Value) and not isinstance(mask, float)
                 return self._fold(function, inner, over, eps, mask)
 
-    def _index(self, atoms: tuple[str, ...]) -> Value:
+    def _index(self, atoms: tuple[str, ...], dtype: str) -> Value:
         count = " * ".join(self.sizes[atom] for atom in atoms)
         shape = ", ".join(self.sizes[atom] for atom in atoms)
-        return self.new(f"torch.arange({count}, device=device, dtype=dtype).view({shape})", atoms)
+        return self.new(f"torch.arange({count}, device=device, dtype={dtype}).view({shape})", atoms)
 
     def _apply(self, function: str, arguments: list[Value | float], order: Sequence[str]) -> Value | float:
         values = [argument for argument in arguments if isinstance(argument, Value)]
@@ -170,6 +204,9 @@ class Emitter:
                 return self.new(f"softmax({value.text}, {dims}{where})", value.axes)
             case _:
                 return self.new(f"{function}({value.text}, {dims}, {eps!r})", value.axes)
+
+
+COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 
 
 def _slots(axes: Sequence[str], found: Sequence[str]) -> str:

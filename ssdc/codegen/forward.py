@@ -150,7 +150,7 @@ def _dense(writer: Writer, node: ir.DenseMask) -> Value:
     timed = found.timed()
     span = f"{timed[0].text}.shape[{timed[0].axes.index(time)}]" if timed else f"{_span(writer)}"
     local.lines.append(f"span = {span}")
-    decays = prepare(local, found, lambda text, _: text, lambda text, _: f"{text}[..., span - length :]", "span", ())
+    decays = prepare(local, found, lambda text, _: text, lambda text, _: f"{text}[..., span - length :]", "span", (), "span")
     both = mask.direction == "both"
     local.lines.append("lag = lags(length, span, device)")
     limit = "" if mask.width is None else f" & (lag < {mask.width})"

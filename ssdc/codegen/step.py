@@ -145,11 +145,15 @@ def _window_gate(writer: Writer, mask: ir.Mask, stretch, width: int) -> dict[str
         keep = f".masked_fill(torch.arange({width}, device=device) == {width - 1}, -torch.inf)" if mask.strict and own else ""
         parts.append(f"decay(({row} - {total.text}){keep}, dtype)")
     if mask.gates or mask.exclusive_gates:
-        def combined(found: tuple[str, ...]) -> str:
-            text = " * ".join(out.full(stretch(name), axes) for name in found) or "torch.ones((1,), device=device, dtype=dtype)"
+        def combined(found: tuple[str, ...]) -> str | None:
+            if not found:
+                return None
+            text = " * ".join(out.full(stretch(name), axes) for name in found)
             return out.new(f"({text}).expand(*{_lead(out, gates)}{width})", axes).text
 
-        parts.append(f"products({combined(mask.gates)}, {combined(mask.exclusive_gates)}, lags({width}, {width}, device) >= 0)[..., -1, :]")
+        exclusive = combined(mask.exclusive_gates)
+        inclusive = combined(mask.gates) or f"torch.ones_like({exclusive})"
+        parts.append(f"products({inclusive}, {exclusive}, lags({width}, {width}, device) >= 0)[..., -1, :]")
     for name in mask.documents:
         text = out.full(stretch(name), axes)
         parts.append(f"({text}[..., -1:] == {text}).to(dtype)")

@@ -12,6 +12,7 @@ from typing import assert_never
 from ssdc.codegen.emit import Emitter, Value
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
+from ssdc.graph.packing import POSITION
 from ssdc.graph.states import Accumulator, History, StatePart, grouped, state_parts
 from ssdc.plan.planner import Plan
 from ssdc.plan.search import search
@@ -74,6 +75,8 @@ class Writer:
         match node:
             case ir.Input() | ir.Parameter():
                 self.values[node.name] = self._opened(node)
+                if node.name == POSITION:
+                    self._position(node)
             case ir.Map():
                 self.values[node.name] = self._map(node)
             case ir.Linear():
@@ -86,6 +89,8 @@ class Writer:
                 self.values[node.name] = self._lookup(node)
             case ir.Rename():
                 self.values[node.name] = self._rename(node)
+                if node.operand == POSITION:
+                    self._position(node)
             case ir.Stack():
                 self.values[node.name] = self._stack(node)
             case ir.Column():
@@ -119,6 +124,8 @@ class Writer:
 
     def _map(self, node: ir.Map) -> Value:
         axes = self.axes(node.axes)
+        if self.out.fixed(node.expr):
+            return self._fixed(node, axes)
         known = (*axes, *(axis for name in ir.refs(node.expr) for axis in self.values[name].axes), *self.out.sizes)
         made = self.out.scalar(node.expr, self.values, tuple(dict.fromkeys(known)))
         if not isinstance(made, Value):
@@ -126,6 +133,19 @@ class Writer:
         if made.axes == axes:
             return made
         return self.out.new(self.out.expanded(made, axes).text, axes)
+
+    def _fixed(self, node: ir.Map, axes: tuple[str, ...]) -> Value:
+        """A map of positions alone: in float64, and rounded for its readers."""
+        made = self.out.precise(node.expr, axes)
+        if made.axes != axes:
+            made = self.out.new(self.out.expanded(made, axes).text, axes)
+        self.out.exact[node.name] = made
+        return made if node.kind == "bool" else self.out.new(f"{made.text}.to(dtype)", axes)
+
+    def _position(self, node: ir.Input | ir.Rename) -> None:
+        """Keeps the number of each position for what is computed of positions alone."""
+        value = self.values[node.name]
+        self.out.exact[node.name] = self.out.new(f"{value.text}.double()", value.axes)
 
     def product(self, names: tuple[str, ...], axes: tuple[str, ...], low: str | None = None) -> Value:
         """The product of nodes summed to `axes`, in its cheapest pairwise order, with every one of `axes` present."""

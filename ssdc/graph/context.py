@@ -6,14 +6,14 @@ with a fault is given up by `Broken`, and so is all that reads it, without a fur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from ssdc import errors
 from ssdc.errors import Fault
 from ssdc.graph import nodes as ir
-from ssdc.graph.scope import Scope, did_you_mean
+from ssdc.graph.scope import Scope, did_you_mean, index_span
 from ssdc.source import Span
 from ssdc.syntax import ast
 
@@ -22,6 +22,11 @@ Made = TypeVar("Made", bound=ir.Node)
 
 class Broken(Exception):
     """Raised to give up a statement whose fault has been reported."""
+
+
+def _key(node: ir.Node) -> object:
+    """What makes two nodes the same: everything but the name and the place in the source."""
+    return (type(node), *(getattr(node, f.name) for f in fields(node) if f.name not in ("name", "span")))
 
 
 @dataclass
@@ -37,6 +42,11 @@ class Context:
     current: list[str] = field(default_factory=list)
     _broken: set[str] = field(default_factory=set)
     _interned: dict[object, str] = field(default_factory=dict)
+    _atoms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _sizes: dict[str, int | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._broken.update(self.scope.broken)
 
     # ---- faults ----
 
@@ -53,6 +63,11 @@ class Context:
 
     def atoms(self, axis: str) -> tuple[str, ...]:
         """The atoms of an axis (or a position): several where other axes group it."""
+        if axis not in self._atoms:
+            self._atoms[axis] = self._split_axis(axis)
+        return self._atoms[axis]
+
+    def _split_axis(self, axis: str) -> tuple[str, ...]:
         grouping = [info for info in self.scope.axes.values() if info.groups is not None]
         info = self.scope.axes.get(axis)
         whole = info.groups if info is not None and info.groups is not None else axis
@@ -69,6 +84,11 @@ class Context:
 
     def sizes(self) -> dict[str, int | None]:
         """The size of every atom that is no position; None where it is known at the call only."""
+        if not self._sizes:
+            self._sizes = self._all_sizes()
+        return self._sizes
+
+    def _all_sizes(self) -> dict[str, int | None]:
         sizes: dict[str, int | None] = {}
         for axis in self.scope.axes.values():
             atoms = self.atoms(axis.name)
@@ -91,7 +111,7 @@ class Context:
 
     def add(self, node: Made) -> str:
         """Bind a node, or find an equal one; its name."""
-        key = (type(node), *(getattr(node, f.name) for f in fields(node) if f.name not in ("name", "span")))
+        key = _key(node)
         if not isinstance(node, ir.Input | ir.Parameter) and key in self._interned:
             return self._interned[key]
         name, count = node.name, 1
@@ -106,9 +126,16 @@ class Context:
         """Give a node that nothing reads yet the name `new` if it is still called `old`; its name."""
         if node != old or new in self.nodes:
             return node
-        self.nodes = {(new if k == old else k): (replace(v, name=new) if k == old else v) for k, v in self.nodes.items()}
-        self._interned = {key: (new if made == old else made) for key, made in self._interned.items()}
-        self.equations = {(new if k == old else k): equation for k, equation in self.equations.items()}
+        made = self.nodes[old]
+        if next(reversed(self.nodes)) == old:
+            del self.nodes[old]
+            self.nodes[new] = replace(made, name=new)
+        else:
+            self.nodes = {(new if k == old else k): (replace(v, name=new) if k == old else v) for k, v in self.nodes.items()}
+        if self._interned.get(_key(made)) == old:
+            self._interned[_key(made)] = new
+        if old in self.equations:
+            self.equations = {(new if k == old else k): equation for k, equation in self.equations.items()}
         return new
 
     def tensor(self, name: str, span: Span) -> str:
@@ -122,8 +149,7 @@ class Context:
             raise self.fail(errors.UnknownTensor(span, name=name, hint=hint))
         if name in self.current:
             self._broken.update(self.current)
-            path = " -> ".join([*self.current[self.current.index(name):], name])
-            raise self.fail(errors.Circular(span, name=name, path=path))
+            raise self.fail(self._circle(name, span))
         self.current.append(name)
         try:
             self.lower(self, name)
@@ -133,6 +159,19 @@ class Context:
         finally:
             self.current.pop()
         return self.bound[name]
+
+    def give_up(self, names: Iterable[str]) -> None:
+        """Note tensors whose definition has a fault, so that their readers are given up silently."""
+        self._broken.update(names)
+
+    def _circle(self, name: str, span: Span) -> Fault:
+        around = [*self.current[self.current.index(name):], name]
+        masks = [one for one in around if one in self.scope.masks]
+        hint = (
+            f"a mask's gates are known before any tensor read through it: take '{masks[0]}' from other tensors"
+            if masks else "write one of them as a recursive equation, which reads itself at a writer position under a "
+            "strict mask, or break the circle")
+        return errors.Circular(span, name=name, path=" -> ".join(around), hint=hint)
 
     # ---- reading ----
 
@@ -149,10 +188,13 @@ class Context:
         symbol = self.scope.symbols[ref.name]
         if symbol.role == "mask":
             what = f"the mask '{ref.name}' stands where a tensor is expected"
-            raise self.fail(errors.BadPosition(ref.span, what=what, hint="a mask is a factor of a term that sums over a writer position"))
+            reader, writer = self.scope.reader, (*self.scope.writers, "s")[0]
+            hint = f"a mask is a factor of a term that reads a tensor at a writer position: `{ref.name}[...,{reader},{writer}] * v[...,{writer},...]`"
+            raise self.fail(errors.BadPosition(ref.span, what=what, hint=hint))
         if any(isinstance(index, ast.LookupIndex) for index in ref.indices):
             return self._lookup(ref, name)
         used, lags = self.scope.axes_of(ref), {i.name: i.steps for i in ref.indices if isinstance(i, ast.LagIndex)}
+        self._check_lags(ref, symbol.axes)
         self.check_axes(ref, symbol.axes, used)
         for steps in lags.values():
             node = self.nodes[name]
@@ -163,6 +205,19 @@ class Context:
         )
         return self.rename(name, renames, ref) if renames else name
 
+    def _check_lags(self, ref: ast.TensorRef, declared: tuple[str, ...]) -> None:
+        """Steps back are steps in time, of a tensor with one position."""
+        for index in ref.indices:
+            if not isinstance(index, ast.LagIndex):
+                continue
+            if not self.scope.is_time(index.name):
+                what = f"'{index.name}' is no position in time, so nothing lies {index.steps} before it"
+                hint = f"steps back are taken along time, `{self.scope.reader}-1`"
+                raise self.fail(errors.BadPosition(index.span, what=what, hint=hint))
+            if len(self.times(declared)) > 1:
+                what = f"'{ref.name}' over pairs of positions, read at a lag,"
+                raise self.fail(errors.NotLowered(index.span, what=what, hint="read the tensors it is made of at a lag"))
+
     def times(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """The positions among some axes."""
         return tuple(axis for axis in axes if self.scope.is_time(axis))
@@ -171,17 +226,33 @@ class Context:
         """Faults for unknown, repeated, surplus, missing and mismatched indices of a reference."""
         for axis in dict.fromkeys(used):
             if axis not in self.scope.axes and not self.scope.is_time(axis):
-                raise self.fail(errors.UnknownAxis(ref.span, name=axis))
+                raise self.fail(errors.UnknownAxis(index_span(ref, axis), name=axis))
             if used.count(axis) > 1:
-                raise self.fail(errors.RepeatedAxis(ref.span, name=ref.name, axis=axis))
-        fits = len(declared) == len(used) and all(self._same(a, b) for a, b in zip(declared, used, strict=True))
-        if not fits:
-            shown = f"{ref.name}[{','.join(declared)}]"
-            hint = f"write the indices in the declared order, {shown}"
-            if len(declared) == len(used) and set(declared) != set(used):
-                hint = "an index may be another axis of the same, fixed size; else " + hint
+                raise self.fail(errors.RepeatedAxis(index_span(ref, axis, last=True), name=ref.name, axis=axis))
+        wrong = [(a, b) for a, b in zip(declared, used, strict=False) if not self._same(a, b)]
+        if wrong or len(declared) != len(used):
+            span, hint = self._mismatch(ref, declared, used, wrong)
             raise self.fail(errors.WrongIndices(
-                ref.span, name=ref.name, declared=f"[{','.join(declared)}]", found=f"[{','.join(used)}]", hint=hint))
+                span, name=ref.name, declared=f"[{','.join(declared)}]", found=f"[{','.join(used)}]", hint=hint))
+
+    def _mismatch(
+        self, ref: ast.TensorRef, declared: tuple[str, ...], used: tuple[str, ...], wrong: list[tuple[str, str]]
+    ) -> tuple[Span, str]:
+        """Where indices differ from the declared ones, and what to do."""
+        shown = f"{ref.name}[{','.join(declared)}]"
+        if len(declared) != len(used):
+            return ref.span, f"it takes {len(declared)} indices, not {len(used)}: {shown}"
+        if set(declared) == set(used):
+            return ref.span, f"write the indices in the declared order, {shown}"
+        old, new = wrong[0]
+        one, other = self.scope.axes.get(old), self.scope.axes.get(new)
+        if one is None or other is None:
+            why = f"'{new}' stands where '{old}' is declared, and only positions stand for positions"
+        elif one.size is not None and other.size is not None and one.size != other.size:
+            why = f"'{new}' has {other.size} entries and '{old}' has {one.size}"
+        else:
+            why = f"'{new}' stands where '{old}' is declared; an index may be another axis of the same, fixed size"
+        return index_span(ref, new), f"{why}; write {shown}"
 
     def _same(self, declared: str, used: str) -> bool:
         if declared == used:
@@ -198,19 +269,26 @@ class Context:
         node, table = self.nodes[name], dict(pairs)
         axes = tuple(table.get(axis, axis) for axis in node.axes)
         if len(set(axes)) < len(axes):
-            raise self.fail(errors.RepeatedAxis(ref.span, name=ref.name, axis=pairs[0][1]))
+            raise self.fail(errors.RepeatedAxis(index_span(ref, pairs[0][1]), name=ref.name, axis=pairs[0][1]))
         return self.add(ir.Rename(f"{name}~{','.join(new for _, new in pairs)}", axes, name, pairs, kind=node.kind, span=ref.span))
 
     def _lookup(self, ref: ast.TensorRef, table: str) -> str:
         first, *rest = ref.indices
+        if any(isinstance(index, ast.LagIndex) for index in rest):
+            what = f"the row of '{ref.name}' is read at a lag"
+            raise self.fail(errors.BadPosition(ref.span, what=what, hint="look the row up on a line of its own, and read that at a lag"))
         if not isinstance(first, ast.LookupIndex) or any(isinstance(index, ast.LookupIndex) for index in rest):
             what = "a lookup anywhere but in the first index"
-            raise self.fail(errors.NotLowered(ref.span, what=what, hint="declare the table with the looked-up axis first"))
+            span = next(index.span for index in reversed(ref.indices) if isinstance(index, ast.LookupIndex))
+            raise self.fail(errors.NotLowered(span, what=what, hint="declare the table with the looked-up axis first"))
         ids = self.read(first.tensor)
         if self.nodes[ids].kind != "int":
             what = f"'{first.tensor.name}' selects rows and is not an int tensor"
             raise self.fail(errors.BadType(first.span, what=what, hint=f"declare it as `{first.tensor.name}[...] : int`"))
         symbol = self.scope.symbols[ref.name]
+        if not symbol.axes:
+            what = f"'{ref.name}' has no axis of rows"
+            raise self.fail(errors.BadPosition(ref.span, what=what, hint=f"declare it along one: `{ref.name}[v, ...]`"))
         tail = tuple(axis for index in rest for axis in self.scope.axes_of(ast.TensorRef(ref.name, (index,))))
         self.check_axes(ref, symbol.axes[1:], tail)
         axes = self.nodes[ids].axes + self.nodes[table].axes[len(self.atoms(symbol.axes[0])):]

@@ -11,7 +11,8 @@ from ssdc.graph import nodes as ir
 from ssdc.graph.context import Context
 from ssdc.graph.packing import POSITION
 from ssdc.graph.functions import ELEMENTWISE, NORMS, REDUCTIONS
-from ssdc.graph.scope import did_you_mean
+from ssdc.graph.scope import did_you_mean, name_span
+from ssdc.structures.walk import walk
 from ssdc.syntax import ast
 
 OPERATORS: Mapping[str, Callable[..., object]] = {
@@ -67,6 +68,49 @@ def direct_axes(ctx: Context, expr: ast.Expr) -> tuple[str, ...]:
             return ()
 
 
+def check_functions(ctx: Context, expr: ast.Expr) -> None:
+    """Faults for functions that do not exist, stand in the wrong place, or take other arguments, all of them."""
+    for part in walk(expr):
+        match part:
+            case ast.Call():
+                _check_call(ctx, part)
+            case ast.Reduce(function=function) if function not in REDUCTIONS and function not in NORMS:
+                hint = did_you_mean(function, (*REDUCTIONS, *NORMS), "folds are " + " ".join((*REDUCTIONS, *NORMS)))
+                if function in ELEMENTWISE:
+                    hint = f"'{function}' works on each entry and has no axes to run over: {function}(e)"
+                ctx.scope.report(errors.UnknownFunction(name_span(part.span, function), name=function, hint=hint))
+            case _:
+                pass
+
+
+def _check_call(ctx: Context, expr: ast.Call) -> None:
+    function, count = expr.function, len(expr.arguments)
+    span = name_span(expr.span, function)
+    if function == "split":
+        hint = "give it a statement of its own: `a[...], b[...] = split(e[...])`"
+        ctx.scope.report(errors.BadCall(span, what="`split` stands inside an expression", hint=hint))
+    elif function in ctx.scope.models:
+        hint = f"give it a statement of its own: `y[...] = {function}(...)`"
+        ctx.scope.report(errors.BadCall(span, what=f"a call of the submodule '{function}' stands inside an expression", hint=hint))
+    elif function in NORMS or (function in REDUCTIONS and function not in ELEMENTWISE):
+        hint = f"name them: {function}(e over h)"
+        ctx.scope.report(errors.BadCall(span, what=f"`{function}` is called without the axes that it runs over", hint=hint))
+    elif function not in ELEMENTWISE:
+        names = (*ELEMENTWISE, *REDUCTIONS, *NORMS, *ctx.scope.models)
+        hint = did_you_mean(function, names, "the functions are " + " ".join(sorted(set(names))))
+        ctx.scope.report(errors.UnknownFunction(span, name=function, hint=hint))
+    elif not ELEMENTWISE[function][0] <= count <= ELEMENTWISE[function][1]:
+        low, high = ELEMENTWISE[function]
+        want = str(low) if low == high else f"{low} to {high}"
+        hint = f"to reduce, name the axes: {function}(e over h)" if function in ("min", "max") else FORMS.get(function, f"written {function}(e)")
+        what = f"`{function}` takes {want} argument{'s' * (high > 1)}, and {count} {'is' if count == 1 else 'are'} given"
+        ctx.scope.report(errors.BadCall(expr.span, what=what, hint=hint))
+
+
+FORMS: Mapping[str, str] = {"where": "written where(a < b, x, y)", "clamp": "written clamp(e, low, high)"}
+"""How functions of several arguments are written."""
+
+
 def over_axes(expr: ast.Reduce) -> tuple[str, ...]:
     """The axes that a reduction names."""
     names: list[str] = []
@@ -91,7 +135,8 @@ def lower(ctx: Context, expr: ast.Expr, *, pairs: bool = False) -> ir.Scalar:
             return ir.Const(float(value))
         case ast.Name(name=name):
             if not ctx.scope.is_size(name):
-                known = f"'{name}' is a tensor: give its indices, {name}[...]" if name in ctx.scope.symbols else ""
+                known = f"'{name}' is an axis; index({name}) is the position along it" if name in ctx.scope.axes else ""
+                known = f"'{name}' is a tensor: give its indices, {name}[...]" if name in ctx.scope.symbols else known
                 hint = known or did_you_mean(name, ctx.scope.sizes, "a tensor carries brackets; a name without them is a size")
                 raise ctx.fail(errors.UnknownSize(expr.span, name=name, hint=hint))
             return ir.Const(float(ctx.scope.sizes[name]))
@@ -102,7 +147,8 @@ def lower(ctx: Context, expr: ast.Expr, *, pairs: bool = False) -> ir.Scalar:
         case ast.Binary(op=op, left=left, right=right):
             return _operation(op, lower(ctx, left, pairs=pairs), lower(ctx, right, pairs=pairs))
         case ast.Compare():
-            raise ctx.fail(errors.BadCall(expr.span, what="a comparison outside `where`", hint="where(a < b, x, y)"))
+            what = "a comparison stands outside the first argument of `where`"
+            raise ctx.fail(errors.BadCall(expr.span, what=what, hint="written where(a < b, x, y)"))
         case ast.Call():
             return _call(ctx, expr, pairs)
         case ast.Reduce():
@@ -158,23 +204,6 @@ def _position(ctx: Context, axis: str, pairs: bool) -> str:
 
 def _call(ctx: Context, expr: ast.Call, pairs: bool) -> ir.Scalar:
     function, arguments = expr.function, expr.arguments
-    if function == "split":
-        hint = "give it a statement of its own: `a[...], b[...] = split(e[...])`"
-        raise ctx.fail(errors.BadCall(expr.span, what="`split` inside an expression", hint=hint))
-    if function in ctx.scope.models:
-        what = f"a call of the layer '{function}'"
-        raise ctx.fail(errors.NotLowered(expr.span, what=what, hint="compile the layers one by one and call them from Python"))
-    if function not in ELEMENTWISE:
-        names = (*ELEMENTWISE, *REDUCTIONS, *NORMS)
-        hint = did_you_mean(function, names, "the functions are " + " ".join(sorted(set(names))))
-        if function in NORMS or function in REDUCTIONS:
-            hint = f"name the axes it runs over: {function}(... over h)"
-        raise ctx.fail(errors.UnknownFunction(expr.span, name=function, hint=hint))
-    low, high = ELEMENTWISE[function]
-    if not low <= len(arguments) <= high:
-        want = str(low) if low == high else f"{low} to {high}"
-        hint = "to reduce, name the axes: max(e over h)" if function in ("min", "max") else ""
-        raise ctx.fail(errors.BadCall(expr.span, what=f"{function} takes {want} arguments, not {len(arguments)}", hint=hint))
     lowered: list[ir.Scalar] = []
     for place, argument in enumerate(arguments):
         if isinstance(argument, ast.Compare) and function == "where" and place == 0:
@@ -184,7 +213,8 @@ def _call(ctx: Context, expr: ast.Call, pairs: bool) -> ir.Scalar:
             lowered.append(lower(ctx, argument, pairs=pairs))
     if function == "where" and not _is_condition(ctx, lowered[0]):
         what = "the first argument of `where` is no condition"
-        raise ctx.fail(errors.BadCall(arguments[0].span, what=what, hint="a comparison such as a > 0, or a bool tensor"))
+        hint = "it takes a comparison, where(a > 0, x, y), or a tensor declared `: bool`"
+        raise ctx.fail(errors.BadCall(arguments[0].span, what=what, hint=hint))
     return ir.Apply(function, tuple(lowered))
 
 
@@ -200,35 +230,58 @@ def _is_condition(ctx: Context, expr: ir.Scalar) -> bool:
 
 def _reduce(ctx: Context, expr: ast.Reduce, pairs: bool) -> ir.Scalar:
     function = expr.function
-    if function not in REDUCTIONS and function not in NORMS:
-        hint = did_you_mean(function, (*REDUCTIONS, *NORMS), "folds are " + " ".join((*REDUCTIONS, *NORMS)))
-        raise ctx.fail(errors.UnknownFunction(expr.span, name=function, hint=hint))
-    have = free_axes(ctx, expr.operand)
-    atoms = ctx.atoms_of(have)
-    for axis in over_axes(expr):
-        if ctx.scope.is_time(axis) and not (pairs and axis in ctx.scope.writers and function in ("softmax", "sum", "max")):
-            what = f"{function} over the position '{axis}'"
-            hint = f"sum over time with a mask: `mask M[{ctx.scope.reader},{(ctx.scope.writers or ('s',))[0]}] = full`"
-            if function == "softmax":
-                hint = f"a softmax over a writer position is taken of a tensor over pairs, score[...,{ctx.scope.reader},{axis}]"
-            raise ctx.fail(errors.BadPosition(expr.span, what=what, hint=hint))
-        if not ctx.scope.is_time(axis) and axis not in ctx.scope.axes:
-            raise ctx.fail(errors.UnknownAxis(expr.span, name=axis))
-        if not set(ctx.atoms(axis)) <= set(atoms):
-            what = f"{function} over '{axis}', which its argument does not have"
-            raise ctx.fail(errors.BadCall(expr.span, what=what, hint=f"the argument runs over {', '.join(have) or 'no axis'}"))
-    eps, where = NORMS.get(function), None
-    for option in expr.options:
-        if option.name == "eps" and NORMS.get(function) is not None and isinstance(option.value, ast.Number):
-            eps = float(option.value.value)
-        elif option.name == "mask" and function == "softmax" and pairs:
-            where = _mask_option(ctx, expr, option)
-        else:
-            what = f"{function} takes no option '{option.name}' here"
-            hint = "eps goes with rmsnorm, layernorm and l2norm; mask with a softmax over a writer position"
-            raise ctx.fail(errors.BadCall(option.span, what=what, hint=hint))
+    _check_over(ctx, expr, pairs)
+    eps, where = _options(ctx, expr, pairs)
     over = tuple(atom for axis in over_axes(expr) for atom in ctx.atoms(axis))
     return ir.Fold(function, lower(ctx, expr.operand, pairs=pairs), over, eps, where)
+
+
+def _check_over(ctx: Context, expr: ast.Reduce, pairs: bool) -> None:
+    """Faults for axes that a fold may not run over."""
+    function, have = expr.function, free_axes(ctx, expr.operand)
+    atoms, reader, writer = set(ctx.atoms_of(have)), ctx.scope.reader, (*ctx.scope.writers, "s")[0]
+    for index in expr.over:
+        for axis in (index.name,) if isinstance(index, ast.AxisIndex) else index.names:
+            if ctx.scope.is_time(axis):
+                if pairs and axis in ctx.scope.writers and function in ("softmax", "sum", "max"):
+                    continue
+                hint = f"sum over time in a term, with a mask: `mask M[{reader},{writer}] = causal`, or `full`"
+                if function == "softmax":
+                    hint = (f"a softmax over time is taken over the writer position of a tensor over pairs of positions: "
+                            f"`w[...,{reader},{writer}] = softmax(score[...,{reader},{writer}] over {writer})`")
+                raise ctx.fail(errors.BadPosition(index.span, what=f"`{function}` runs over the position '{axis}'", hint=hint))
+            if axis not in ctx.scope.axes:
+                raise ctx.fail(errors.UnknownAxis(index.span, name=axis))
+            if not set(ctx.atoms(axis)) <= atoms:
+                what = f"`{function}` runs over '{axis}', which its argument does not have"
+                raise ctx.fail(errors.BadCall(index.span, what=what, hint=f"the argument has {', '.join(have) or 'no axis'}"))
+
+
+def _options(ctx: Context, expr: ast.Reduce, pairs: bool) -> tuple[float | None, ir.Scalar | None]:
+    """`eps` of a norm, and `mask` of a softmax over a writer position."""
+    function = expr.function
+    eps, where = NORMS.get(function), None
+    for place, option in enumerate(expr.options):
+        what, hint = "", ""
+        if any(other.name == option.name for other in expr.options[:place]):
+            what, hint = f"the option '{option.name}' stands twice", "give it once"
+        elif option.name == "eps" and NORMS.get(function) is not None:
+            value = option.value.value if isinstance(option.value, ast.Number) else -1.0
+            eps = float(value)
+            if value < 0:
+                what, hint = "`eps` is not a number of at least zero", "write a literal, such as eps = 1e-5"
+        elif option.name == "mask" and function == "softmax" and pairs:
+            where = _mask_option(ctx, expr, option)
+        elif option.name == "mask" and function == "softmax":
+            what = "a mask goes with a softmax over a writer position"
+            hint = f"this one runs over {', '.join(over_axes(expr))}"
+        else:
+            what = f"`{function}` takes no option '{option.name}'"
+            takes = "eps" if NORMS.get(function) is not None else "mask, over a writer position" if function == "softmax" else "none"
+            hint = did_you_mean(option.name, ("eps", "mask"), f"it takes {takes}") if takes != "none" else "it takes none"
+        if what:
+            raise ctx.fail(errors.BadCall(option.span, what=what, hint=hint))
+    return eps, where
 
 
 def _mask_option(ctx: Context, expr: ast.Reduce, option: ast.Option) -> ir.Scalar:
@@ -238,5 +291,5 @@ def _mask_option(ctx: Context, expr: ast.Reduce, option: ast.Option) -> ir.Scala
             times = ctx.times(free_axes(ctx, expr.operand))
             return ir.Ref(ctx.add(ir.DenseMask(f"{name}[{','.join(times)}]", (*ctx.nodes[node].axes, *times), node, span=option.span)))
         case _:
-            hint = "declare it: `mask M[t,s] = causal`, then `mask = M`"
-            raise ctx.fail(errors.BadCall(option.span, what="the option mask names no mask", hint=hint))
+            hint = f"declare it, `mask M[{ctx.scope.reader},{(*ctx.scope.writers, 's')[0]}] = causal`, then write `mask = M`"
+            raise ctx.fail(errors.BadCall(option.value.span, what="the option `mask` names no mask", hint=hint))

@@ -13,7 +13,7 @@ from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Broken, Context
 from ssdc.graph.elementwise import direct_axes, free_axes, lower, ordered, positions
-from ssdc.graph.terms import Product, sum_of_products
+from ssdc.graph.terms import Product, addends, sum_of_products
 from ssdc.source import Span
 from ssdc.syntax import ast
 
@@ -91,9 +91,21 @@ def _tensors(expr: ast.Expr) -> list[ast.TensorRef]:
 
 
 def _mixed(ctx: Context, expr: ast.Expr, left: Left) -> bool:
-    """Whether a sum among the factors must be multiplied out: it holds a mask, or positions that meet inside it."""
+    """Whether a sum among the factors must be multiplied out: it holds a mask, or positions that meet inside it.
+
+    Multiplying out is right where every addend has the axes that the term sums over; anything else is a fault.
+    """
     masks = any(ref.name in ctx.scope.masks for ref in _tensors(expr))
-    return masks or (len(positions(ctx, expr)) > 1 and len(left.positions) < 2)
+    if not masks and (len(positions(ctx, expr)) < 2 or len(left.positions) > 1):
+        return False
+    summed = [
+        frozenset(ctx.atoms_of(free_axes(ctx, addend))) - set(left.axes) - left.positions
+        for addend in addends(expr)
+    ]
+    if len(set(summed)) > 1:
+        what = "this sum mixes positions, and its terms are summed over different axes"
+        raise ctx.fail(errors.BadPosition(expr.span, what=what, hint="multiply it out: write the terms one by one"))
+    return True
 
 
 def _axes(ctx: Context, expr: ir.Scalar) -> tuple[str, ...]:

@@ -40,8 +40,12 @@ def _fused(graph: Graph, members: list[ir.Contraction]) -> Graph:
     kept = [tuple(axis for axis in member.axes if axis not in own[k]) for k, member in enumerate(members)]
     if any(not set(own[k]) <= set(member.axes) for k, member in enumerate(members)) or len(set(map(frozenset, kept))) > 1:
         return graph
+    if not common and all(values):
+        return graph
     column = "+".join(member.name for member in members)
     shared = {a for value in values for name in value for a in graph.nodes[name].axes if a in base}
+    if not shared <= {*kept[0], graph.reader}:
+        return graph
     stack_axes = (*(axis for axis in _order(graph) if axis in shared | {graph.reader}), column)
     stack = ir.Stack(f"{column}/values", stack_axes, tuple(values), tuple(own), span=members[0].span)
     fused = ir.Contraction(column, (*kept[0], column), mask.name, members[0].readers, (*common, stack.name), span=members[0].span)

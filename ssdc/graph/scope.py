@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -60,6 +60,8 @@ class Scope:
     definitions: dict[str, tuple[ast.Define, int]] = field(default_factory=dict)
     masks: dict[str, ast.Mask] = field(default_factory=dict)
     models: dict[str, ast.Use] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    """Tensors and masks whose declaration has a fault: what reads them is given up without a further one."""
     faults: list[Fault] = field(default_factory=list)
 
     def report(self, fault: Fault) -> None:
@@ -140,26 +142,26 @@ def resolve(layer: ast.Layer, given: Mapping[str, int] | None = None, *, lenient
     scope = Scope(layer)
     _sizes(scope, dict(given or {}), lenient)
     for statement in layer.statements:
-        match statement:
-            case ast.Time():
-                _time(scope, statement)
-            case ast.Axes():
-                for entry in statement.entries:
-                    _axis(scope, entry, lenient)
-            case _:
-                pass
+        if isinstance(statement, ast.Time):
+            _time(scope, statement)
+    for statement in layer.statements:
+        if isinstance(statement, ast.Axes):
+            for entry in statement.entries:
+                _axis(scope, entry, lenient)
     if not scope.reader:
         scope.report(errors.NoTime(_head(layer), name=layer.name))
         scope.reader, scope.writers = "t", ("s",)
     _groups(scope)
     for statement in layer.statements:
         _declare(scope, statement)
+    _parameter_names(scope)
     if not any(isinstance(statement, ast.Output) for statement in layer.statements):
         scope.report(errors.NoOutput(_head(layer), name=layer.name))
     return scope
 
 
 def _head(layer: ast.Layer) -> Span:
+    """The words `layer NAME`."""
     return Span(layer.span.start, min(layer.span.end, layer.span.start + len("layer ") + len(layer.name)))
 
 
@@ -168,18 +170,13 @@ def _sizes(scope: Scope, given: dict[str, int], lenient: bool) -> None:
     for size in layer.sizes:
         if size.name in scope.sizes:
             scope.report(errors.DuplicateName(size.span, what="size", name=size.name))
+        value: int | None = None
         if size.name in given:
-            value: int | None = given.pop(size.name)
+            value = _given(scope, size, given.pop(size.name))
         elif size.default is not None:
             value = evaluate(size.default, scope, lenient)
-        elif lenient:
-            value = None
-        else:
-            value = None
+        elif not lenient:
             scope.report(errors.MissingSize(size.span, name=size.name, layer=layer.name))
-        if value is not None and not 0 < value <= LIMIT:
-            what = f"size '{size.name}' is {value}; a size is between 1 and 2^31"
-            scope.report(errors.BadSize(size.span, what=what, hint=""))
         scope.sizes[size.name] = value if value is not None else _UNKNOWN
     for name in given:
         hint = did_you_mean(name, [size.name for size in layer.sizes], f"layer '{layer.name}' takes " + (
@@ -193,7 +190,17 @@ def _sizes(scope: Scope, given: dict[str, int], lenient: bool) -> None:
             scope.sizes[statement.name] = value if value is not None else _UNKNOWN
 
 
+def _given(scope: Scope, size: ast.LayerSize, value: object) -> int | None:
+    """A size that the caller gives, or a fault."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LIMIT:
+        return value
+    what = f"size '{size.name}' is given as {value!r}; a size is a whole number between 1 and 2^31"
+    scope.report(errors.BadSize(size.span, what=what, hint=f"pass sizes={{'{size.name}': 64}}"))
+    return None
+
+
 _UNKNOWN = -1
+"""A size without a value: not given yet (with `lenient`), or faulty."""
 
 
 def evaluate(expr: ast.Expr, scope: Scope, lenient: bool = False) -> int | None:
@@ -253,14 +260,17 @@ def _time(scope: Scope, statement: ast.Time) -> None:
     if scope.reader:
         scope.report(errors.DuplicateName(statement.span, what="time axis", name=statement.names[0]))
         return
-    if len(set(statement.names)) < len(statement.names):
-        scope.report(errors.DuplicateName(statement.span, what="time axis", name=statement.names[-1]))
-    scope.reader, scope.writers = statement.names[0], statement.names[1:]
+    spans = statement.spans or (statement.span,) * len(statement.names)
+    for place, (name, span) in enumerate(zip(statement.names, spans, strict=True)):
+        if name in statement.names[:place]:
+            scope.report(errors.DuplicateName(span, what="position", name=name))
+    first, *others = dict.fromkeys(statement.names)
+    scope.reader, scope.writers = first, tuple(others)
 
 
 def _axis(scope: Scope, entry: ast.Axis, lenient: bool) -> None:
     if entry.name in scope.axes or scope.is_time(entry.name):
-        scope.report(errors.DuplicateName(entry.span, what="axis", name=entry.name))
+        scope.report(errors.DuplicateName(name_span(entry.span, entry.name), what="axis", name=entry.name))
         return
     size = evaluate(entry.size, scope, lenient) if entry.size is not None else None
     scope.axes[entry.name] = AxisInfo(entry.name, size, entry.groups, entry.size is not None, entry.span)
@@ -268,20 +278,36 @@ def _axis(scope: Scope, entry: ast.Axis, lenient: bool) -> None:
 
 def _groups(scope: Scope) -> None:
     for axis in scope.axes.values():
-        if axis.groups is None:
-            continue
-        grouped = scope.axes.get(axis.groups)
-        if grouped is None:
-            scope.report(errors.UnknownAxis(axis.span, name=axis.groups))
-        elif grouped.groups is not None:
-            what = f"axis '{axis.name}' groups '{grouped.name}', which is itself a grouping"
-            scope.report(errors.BadGroups(axis.span, what=what, hint=f"write `groups {grouped.groups}` for both"))
-        elif not axis.fixed:
-            what = f"axis '{axis.name}' groups '{grouped.name}' and has no size"
-            scope.report(errors.BadGroups(axis.span, what=what, hint=f"give the number of groups: `axis {axis.name} = G groups {grouped.name}`"))
-        elif axis.size and grouped.size and grouped.size % axis.size:
-            what = f"{grouped.size} positions of '{grouped.name}' do not fall into {axis.size} equal groups"
-            scope.report(errors.BadGroups(axis.span, what=what, hint="the number of groups must divide the size"))
+        fault = _grouping(scope, axis) if axis.groups is not None else None
+        if fault is not None:
+            scope.report(fault)
+            scope.axes[axis.name] = replace(axis, groups=None)
+
+
+def _grouping(scope: Scope, axis: AxisInfo) -> Fault | None:
+    """What is wrong with `axis g = G groups h`."""
+    name = axis.groups or ""
+    if scope.is_time(name):
+        what = f"axis '{axis.name}' groups the time axis '{name}'"
+        return errors.BadGroups(axis.span, what=what, hint="time is never grouped; blocks of positions are the compiler's business")
+    if name == axis.name:
+        hint = f"name the axis that it is a function of: `axis {name} = G groups h`"
+        return errors.BadGroups(axis.span, what=f"axis '{name}' groups itself", hint=hint)
+    grouped = scope.axes.get(name)
+    if grouped is None:
+        return errors.UnknownAxis(axis.span, name=name)
+    if grouped.groups is not None:
+        what = f"axis '{axis.name}' groups '{name}', which itself groups '{grouped.groups}'"
+        return errors.BadGroups(axis.span, what=what, hint=f"write `groups {grouped.groups}` for both")
+    if axis.size and grouped.size and grouped.size % axis.size:
+        what = f"the {grouped.size} positions of '{name}' do not fall into {axis.size} equal groups"
+        return errors.BadGroups(axis.span, what=what, hint=f"the number of groups must divide {grouped.size}")
+    for one in scope.axes.values():
+        if one.groups == name and one.name != axis.name and one.size and axis.size:
+            if one.size <= axis.size and axis.size % one.size:
+                what = f"'{axis.name}' ({axis.size} groups) and '{one.name}' ({one.size}) group '{name}' and do not nest"
+                return errors.BadGroups(axis.span, what=what, hint="of two groupings of one axis, one must divide the other")
+    return None
 
 
 def _declare(scope: Scope, statement: ast.Statement) -> None:
@@ -302,56 +328,92 @@ def _declare(scope: Scope, statement: ast.Statement) -> None:
         case ast.Use():
             if statement.name in scope.models:
                 scope.report(errors.DuplicateName(statement.span, what="submodule", name=statement.name))
+                return
             scope.models[statement.name] = statement
         case ast.Output() | ast.Size() | ast.Time() | ast.Axes():
             pass
 
 
 def _symbol(scope: Scope, ref: ast.TensorRef, role: Role, kind: str) -> bool:
+    """Enter a declared name; False where it is taken."""
     if ref.name in scope.symbols:
         scope.report(errors.DuplicateName(ref.span, what="tensor", name=ref.name))
         return False
     axes = scope.axes_of(ref)
+    before = len(scope.faults)
     for index in ref.indices:
-        _check_declared_index(scope, ref, index, role)
+        _declared_index(scope, ref, index, role)
     for axis in dict.fromkeys(axes):
-        if axis not in scope.axes and not scope.is_time(axis):
-            scope.report(errors.UnknownAxis(_index_span(ref, axis), name=axis))
         if axes.count(axis) > 1:
-            scope.report(errors.RepeatedAxis(_index_span(ref, axis), name=ref.name, axis=axis))
-        if role == "param" and axis in scope.axes and not scope.axes[axis].fixed:
-            what = f"parameter '{ref.name}' needs a size for its axis '{axis}'"
-            scope.report(errors.BadSize(_index_span(ref, axis), what=what, hint=f"declare `axis {axis} = SIZE`"))
-    known = tuple(axis for axis in dict.fromkeys(axes))
-    scope.symbols[ref.name] = Symbol(ref.name, role, ref, known, kind, ref.span)
+            scope.report(errors.RepeatedAxis(index_span(ref, axis, last=True), name=ref.name, axis=axis))
+        elif scope.is_time(axis):
+            if role == "param":
+                scope.report(errors.ParameterOverTime(ref.span, name=ref.name, axis=axis))
+                break
+        elif axis not in scope.axes:
+            scope.report(_unknown_axis(scope, ref, axis, role))
+        elif role == "param" and not scope.axes[axis].fixed:
+            what = f"the parameter '{ref.name}' needs a size for its axis '{axis}'"
+            scope.report(errors.BadSize(index_span(ref, axis), what=what, hint=f"declare `axis {axis} = SIZE`"))
+    if len(scope.faults) > before:
+        scope.broken.add(ref.name)
+    scope.symbols[ref.name] = Symbol(ref.name, role, ref, tuple(dict.fromkeys(axes)), kind, ref.span)
     return True
 
 
-def _check_declared_index(scope: Scope, ref: ast.TensorRef, index: ast.Index, role: Role) -> None:
-    place = ref.name
+def _unknown_axis(scope: Scope, ref: ast.TensorRef, axis: str, role: Role) -> Fault:
+    if role == "mask" and axis in scope.axes_of(ref)[-2:]:
+        return errors.MaskPositions(
+            index_span(ref, axis), name=ref.name, reader=scope.reader, writer=(*scope.writers, "s")[0])
+    return errors.UnknownAxis(index_span(ref, axis), name=axis)
+
+
+def _declared_index(scope: Scope, ref: ast.TensorRef, index: ast.Index, role: Role) -> None:
     match index:
         case ast.LagIndex():
-            what = f"'{place}' is declared at a lag"
-            scope.report(errors.BadPosition(index.span, what=what, hint=f"declare it at '{scope.reader}', and read it at a lag"))
+            what = f"'{ref.name}' is declared at a lag"
+            hint = f"declare it at '{scope.reader}', and read it at a lag"
+            scope.report(errors.BadPosition(index.span, what=what, hint=hint))
         case ast.LookupIndex():
-            what = f"'{place}' is declared with a lookup"
-            scope.report(errors.BadPosition(index.span, what=what, hint="lookups are for reading a tensor"))
-        case ast.AxisIndex(name=name) if role in ("input", "param") and name in scope.writers:
-            what = f"'{place}' is declared at the writer position '{name}'"
+            what = f"'{ref.name}' is declared with a lookup"
+            scope.report(errors.BadPosition(index.span, what=what, hint="lookups are for reading: name the axis of the rows here"))
+        case ast.FlatIndex(names=names) if any(map(scope.is_time, names)) and role != "mask":
+            what = f"'{ref.name}' has time inside the flattened axis ({' '.join(names)})"
+            scope.report(errors.BadPosition(index.span, what=what, hint="give time an index of its own"))
+        case ast.AxisIndex(name=name) if role == "input" and name in scope.writers and scope.reader not in scope.axes_of(ref):
+            what = f"the input '{ref.name}' is declared at the writer position '{name}'"
             hint = f"declare it at the reader position '{scope.reader}'; it may be read at any position"
-            if role == "input":
-                scope.report(errors.BadPosition(index.span, what=what, hint=hint))
+            scope.report(errors.BadPosition(index.span, what=what, hint=hint))
         case _:
             pass
 
 
-def _index_span(ref: ast.TensorRef, axis: str) -> Span:
-    for index in ref.indices:
+def index_span(ref: ast.TensorRef, axis: str, *, last: bool = False) -> Span:
+    """The place of an axis among the indices of a tensor, the first or the last; the whole tensor where it has none."""
+    for index in reversed(ref.indices) if last else ref.indices:
         match index:
             case ast.AxisIndex(name=name) | ast.LagIndex(name=name) if name == axis:
                 return index.span
             case ast.FlatIndex(names=names) if axis in names:
                 return index.span
+            case ast.LookupIndex(tensor=tensor) if index_span(tensor, axis) != tensor.span:
+                return index_span(tensor, axis)
             case _:
                 pass
     return ref.span
+
+
+def name_span(span: Span, name: str) -> Span:
+    """The part of a span that holds the name with which it begins."""
+    return Span(span.start, min(span.end, span.start + len(name)))
+
+
+def _parameter_names(scope: Scope) -> None:
+    """A parameter's name may not be the beginning of another's: both are keys of one state_dict."""
+    names = {symbol.name for symbol in scope.symbols.values() if symbol.role == "param"}
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            prefix = ".".join(parts[:depth])
+            if prefix in names or prefix in scope.models:
+                scope.report(errors.NestedName(scope.symbols[name].span, name=name, other=prefix))

@@ -28,6 +28,11 @@ def sum_of_products(expr: ast.Expr, mixed: Callable[[ast.Expr], bool]) -> tuple[
     return tuple(products)
 
 
+def addends(expr: ast.Expr) -> tuple[ast.Expr, ...]:
+    """The operands of an expression's outermost `+` and `-`."""
+    return tuple(term for _, term in _terms(expr, 1))
+
+
 def _terms(expr: ast.Expr, sign: int) -> Iterator[tuple[int, ast.Expr]]:
     match expr:
         case ast.Binary(op="+" | "-" as op, left=left, right=right):

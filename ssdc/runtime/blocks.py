@@ -18,31 +18,31 @@ FLOOR = -1e4
 # ---- cutting time --------------------------------------------------------------------------------------------------
 
 
-def chunk(x: Tensor, dim: int, size: int, *, edge: bool = False) -> Tensor:
-    """[.., T, ..] -> [.., ceil(T / size), size, ..], padded at the end with zeros (or, at the `edge`, the last entry)."""
+def chunk(x: Tensor, dim: int, size: int, *, edge: bool = False, value: float = 0.0) -> Tensor:
+    """[.., T, ..] -> [.., ceil(T / size), size, ..], padded at the end with `value` (or, at the `edge`, the last entry)."""
     dim = dim % x.ndim
     length = x.shape[dim]
     chunks = (length + size - 1) // size
-    return pad_end(x, dim, chunks * size - length, edge=edge).unflatten(dim, (chunks, size))
+    return pad_end(x, dim, chunks * size - length, edge=edge, value=value).unflatten(dim, (chunks, size))
 
 
-def window(x: Tensor, dim: int, size: int, before: int, *, edge: bool = False) -> Tensor:
+def window(x: Tensor, dim: int, size: int, before: int, *, edge: bool = False, value: float = 0.0) -> Tensor:
     """[.., before + T, ..] -> [.., chunks, before + size, ..]: each chunk with the `before` positions ahead of it."""
     dim = dim % x.ndim
     length = x.shape[dim] - before
     chunks = (length + size - 1) // size
-    padded = pad_end(x, dim, chunks * size - length, edge=edge)
+    padded = pad_end(x, dim, chunks * size - length, edge=edge, value=value)
     return padded.unfold(dim, before + size, size).movedim(-1, dim + 1)
 
 
-def pad_end(x: Tensor, dim: int, count: int, *, edge: bool = False) -> Tensor:
-    """`count` more positions at the end of `dim`: zeros, or copies of the last."""
+def pad_end(x: Tensor, dim: int, count: int, *, edge: bool = False, value: float = 0.0) -> Tensor:
+    """`count` more positions at the end of `dim`: all `value`, or copies of the last."""
     if isinstance(count, int) and count == 0:
         return x
     if edge:
         last = x.narrow(dim, x.shape[dim] - 1, 1)
         return torch.cat([x, last.expand(*x.shape[:dim], count, *x.shape[dim + 1 :])], dim)
-    return functional.pad(x, (0, 0) * (x.ndim - 1 - dim) + (0, count))
+    return functional.pad(x, (0, 0) * (x.ndim - 1 - dim) + (0, count), value=value)
 
 
 def merge(x: Tensor, dim: int, places: int, length: int) -> Tensor:

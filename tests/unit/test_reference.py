@@ -299,10 +299,12 @@ def test_a_position_may_not_read_itself() -> None:
 
 def test_models_and_chains() -> None:
     text = """
-      layer double(D, S = 2) { time t axis b, d = D input x[b,t,d] param w[d] ~ constant(S) y[b,t,d] = w[d] * x[b,t,d] output y }
+      layer double(D, S = 2) { time t axis b, d = D input x[b,t,d] param w[d] ~ constant(S)
+        y[b,t,d] = w[d] * x[b,t,d] output y }
       layer parts(D) { time t axis b, d = D input x[b,t,d] y[b,t,d] = x[b,t,d] + 1 z[b,t,d] = -x[b,t,d] output y, z }
       layer model(D) { time t axis b, d = D input x[b,t,d]
-        use head = double(D = D, S = 5) use body = chain(double(D = D) * 2, double(D = D, S = 3)) * 2 use two = parts(D = D)
+        use head = double(D = D, S = 5) use body = chain(double(D = D) * 2, double(D = D, S = 3)) * 2
+        use two = parts(D = D)
         h[b,t,d] = head(x[b,t,d]) a[b,t,d], c[b,t,d] = two(h[b,t,d]) y[b,t,d] = body(a[b,t,d] * c[b,t,d]) output y }"""
     module = reference(text, D=3)
     assert list(module.state_dict()) == ["head.w", *(f"body.{i}.w" for i in range(6))]
@@ -334,7 +336,8 @@ def test_long_sums_and_products_need_no_depth() -> None:
 
 def test_grouping_axes_are_read_at_their_heads() -> None:
     text = """layer f(H, G) { time t axis b, h = H, g = G groups h input x[b,t,h], B[b,t,g]
-      y[b,t] = B[b,t,g] * x[b,t,h]  z[b,t,h] = exp(B[b,t,g] + x[b,t,h])  n[b,t] = sum(B[b,t,g] over g) output y, z, n }"""
+      y[b,t] = B[b,t,g] * x[b,t,h]  z[b,t,h] = exp(B[b,t,g] + x[b,t,h])
+      n[b,t] = sum(B[b,t,g] over g) output y, z, n }"""
     x, b = torch.randn(1, 3, 6, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
     y, z, n = reference(text, H=6, G=2)(x, b)
     wide = b.repeat_interleave(3, -1)

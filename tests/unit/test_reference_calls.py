@@ -63,7 +63,8 @@ def test_both_ways_has_no_state() -> None:
     with pytest.raises(StateError, match="reads later positions"):
         module(**inputs_of(module, 3), return_state=True)
     for text in ("full", "causal(reverse)", "documents(d[t])"):
-        code = f"layer f() {{ time t, s axis b input x[b,t], d[t] : int mask M[t,s] = {text} y[b,t] = M[t,s] * x[b,s] output y }}"
+        head = "layer f() { time t, s axis b input x[b,t], d[t] : int mask M[t,s]"
+        code = f"{head} = {text} y[b,t] = M[t,s] * x[b,s] output y }}"
         with pytest.raises(StateError):
             reference(code)(torch.ones(1, 3), torch.zeros(3, dtype=torch.long), return_state=True)
 
@@ -111,7 +112,8 @@ def test_states_that_do_not_fit() -> None:
 
 
 def test_an_input_without_time_may_not_change() -> None:
-    text = "layer f() { time t, s axis b input x[b,t], w[b] mask M[t,s] = causal y[b,t] = w[b] * M[t,s] * x[b,s] output y }"
+    text = """layer f() { time t, s axis b input x[b,t], w[b] mask M[t,s] = causal
+      y[b,t] = w[b] * M[t,s] * x[b,s] output y }"""
     module, x, w = reference(text), torch.randn(2, 4), torch.randn(2)
     _, state = module(x, w, return_state=True)
     y, state = module.step(state, x[:, 0], w)
@@ -129,7 +131,8 @@ def test_several_outputs_are_a_tuple() -> None:
 
 
 def test_a_parameter_over_time_has_no_size() -> None:
-    text = "layer f() { time t, s axis b input x[b,t] param m[t,s] mask M[t,s] = dense(m[t,s]) y[b,t] = M[t,s] * x[b,s] output y }"
+    text = "layer f() { time t, s axis b input x[b,t] param m[t,s] mask M[t,s] = dense(m[t,s]) "
+    text += "y[b,t] = M[t,s] * x[b,s] output y }"
     with pytest.raises(SpecError, match="E257") as caught:
         reference(text)
     assert caught.value.source.position(caught.value.faults[0].span.start) == (1, text.index("m[t,s]") + 1)

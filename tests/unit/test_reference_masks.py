@@ -33,7 +33,8 @@ REVERSIBLE = [key for key in ENTRIES if key.split("(")[0] not in ("full", "docum
 def written_out(structure: str, argument: str, values: Tensor | None) -> Tensor:
     front = "b," if argument else ""
     text = f"""layer f() {{ time t, s axis b, j = 4 input x[b,t]{", " + argument if argument else ""}
-      mask M[{front}t,s] = {structure} m[b,t,s] = M[{front}t,s] * 1 + 0 * x[b,t] y[b,t] = M[{front}t,s] * x[b,s] output m, y }}"""
+      mask M[{front}t,s] = {structure} m[b,t,s] = M[{front}t,s] * 1 + 0 * x[b,t]
+      y[b,t] = M[{front}t,s] * x[b,s] output m, y }}"""
     x = torch.randn(1, LENGTH, dtype=torch.float64)
     m, y = reference(text)(x, *([] if values is None else [values]))
     torch.testing.assert_close(y, (m @ x[..., None])[..., 0], rtol=1e-12, atol=1e-12)

@@ -1,6 +1,6 @@
-"""The reference against the naive functions of fla-core and the torch bodies of transformers, where these name a system.
+"""The reference against the naive functions of fla-core and the torch bodies of transformers, system by system.
 
-They compute in float32 and in an order of their own, so that the tolerance is the magnitude that `Reference.bounds` gives.
+They compute in float32 and in an order of their own, so that the tolerance is what `Reference.bounds` gives.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def _plain(out: Emitter, ops: Operands, section) -> Value:  # type: ignore[no-un
     return _back(out, Value(y.text, problem.out(CHUNK, ROW)), (CHUNK, ROW), time)
 
 
-def _cut(text: str, edge: bool) -> str:
-    return f"chunk({text}, -1, size{', edge=True' if edge else ''})"
+def _cut(text: str, padding: str) -> str:
+    return f"chunk({text}, -1, size{padding})"
 
 
 def _within(out: Emitter, ops: Operands, decays: Decays) -> dict[str, Value]:
@@ -143,27 +143,24 @@ def _borders(out: Emitter, ops: Operands, decays: Decays, inside: bool) -> tuple
     leave: list[str] = []
     enter: list[str] = []
     across: list[str] = []
-    if decays.total and decays.varying:
-        leave.append(f"decay({decays.total}[..., -1:] - {decays.total}, dtype)")
-        enter.append(f"decay({decays.row}, dtype)")
-        across.append(f"decay({decays.total}[..., -1], dtype)")
-        if not any(ops.problem.time in op.axes for op in (*ops.logs, *ops.exclusive_logs)):
-            out.lines.append(f"counts = (length - torch.arange((length + size - 1) // size, device=device) * size).clamp(max=size)")
-            out.lines.append(f"steps = (counts[:, None] - 1 - torch.arange(size, device=device)).clamp(min=0)")
-            leave[-1] = f"decay({decays.total}[..., :1] * steps, dtype)"
-            across[-1] = f"decay({decays.total}[..., 0] * counts, dtype)"
-    elif decays.total:
+    timed = any(ops.problem.time in op.axes for op in (*ops.logs, *ops.exclusive_logs, *ops.plain, *ops.exclusive_plain))
+    if not timed and (decays.total or decays.plain):  # a chunk that ends early has fewer gates
         out.lines.append("counts = (length - torch.arange((length + size - 1) // size, device=device) * size).clamp(max=size)")
         out.lines.append("steps = (counts[:, None] - 1 - torch.arange(size, device=device)).clamp(min=0)")
-        leave.append(f"decay({decays.total}[..., :1].unsqueeze(-1) * steps, dtype)")
+    first, alone = ("[..., :1]", "[..., 0]") if decays.varying else ("[..., :1].unsqueeze(-1)", "[..., :1]")
+    if decays.total:
         enter.append(f"decay({decays.row}, dtype)")
-        across.append(f"decay({decays.total}[..., :1] * counts, dtype)")
+        if timed:
+            leave.append(f"decay({decays.total}[..., -1:] - {decays.total}, dtype)")
+            across.append(f"decay({decays.total}[..., -1], dtype)")
+        else:
+            leave.append(f"decay({decays.total}{first} * steps, dtype)")
+            across.append(f"decay({decays.total}{alone} * counts, dtype)")
     if decays.plain:
         full = decays.plain if decays.exclusive is None else f"({decays.plain} * {decays.exclusive})"
-        one = "" if decays.varying else ".unsqueeze(-2)"
-        leave.append(f"leave_products({full}){one}")
         enter.append(f"enter_products({decays.plain}, {decays.exclusive})")
-        across.append(f"{full}.prod(-1){one and '.unsqueeze(-1)'}")
+        leave.append(f"leave_products({full})" if timed else f"{full}{first} ** steps")
+        across.append(f"{full}.prod(-1)" if timed else f"{full}{alone} ** counts")
     for op, text in zip(ops.documents, decays.documents, strict=True):
         before = out.new(f"previous({text}[..., -1], {_history(out, ops, op)})[..., None]", ()).text
         leave.append(f"({text} == {text}[..., -1:])")
@@ -305,13 +302,13 @@ def _window(out: Emitter, ops: Operands, section) -> Value:  # type: ignore[no-u
     call = f"window({{}}, {{}}, size, {before})"
     values |= {op.text: cut_operand(out, op, time, (CHUNK, COLUMN), call) for op in ops.writers}
 
-    def cut(text: str, edge: bool) -> str:
-        return f"window({text}, -1, size, {before}{', edge=True' if edge else ''})"
+    def cut(text: str, padding: str) -> str:
+        return f"window({text}, -1, size, {before}{padding})"
 
-    def rows(text: str, edge: bool) -> str:
+    def rows(text: str, padding: str) -> str:
         return f"{text}[..., {before}:]"
 
-    decays = prepare(out, ops, cut, rows, f"(size + {before})", (CHUNK,))
+    decays = prepare(out, ops, cut, rows, f"(size + {before})", (CHUNK,), f"length + {before}")
     section("cut")
     out.lines.append(f"lag = lags(size, size + {before}, device)")
     for k, (op, found) in enumerate(ops.kernels):

@@ -26,7 +26,8 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
             out.lines.append("total = gate.cumsum(-1)")
             out.lines.append(f"row = total.narrow(-1, {before}, length)")
             if own:
-                out.lines.append(f"row = row - ({' + '.join(own)}).narrow(-1, {before}, length)")
+                now = f".narrow(-1, {before}, length)" if any(time in op.axes for op in ops.exclusive_logs) else ""
+                out.lines.append(f"row = row - ({' + '.join(own)}){now}")
     if ops.plain or ops.exclusive_plain:
         for label, found in (("own", ops.plain), ("factor", (*ops.plain, *ops.exclusive_plain))):
             text = " * ".join(out.full(op.value, gates) for op in found) or "torch.ones((), dtype=dtype, device=device)"

@@ -131,7 +131,8 @@ def read(names: Names, ref: ast.TensorRef) -> Value:
     if len(have) != len(want):
         raise EvaluationError(f"'{ref.name}' has {len(have)} axes and is read with {len(want)}")
     for old, new in zip(have, want, strict=True):
-        if new and old != new and not (old in names.times and new in names.times):
+        sizes = names.maths.sizes
+        if new and old != new and not (old in names.times and new in names.times) and sizes.get(old) != sizes.get(new):
             raise EvaluationError(f"'{ref.name}' is declared along '{old}' and read along '{new}'")
     for index in atoms:
         if isinstance(index, ast.LagIndex):

@@ -1,0 +1,1 @@
+"""Text of Triton kernels for masked contractions whose mask is one number a head."""

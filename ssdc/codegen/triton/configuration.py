@@ -1,0 +1,176 @@
+"""The cost rule: facts and sizes of a call -> which kernels run, with which tiles. Nothing is timed.
+
+Forward, three forms: `walk` (one pass, state in registers), `segments` (states of segments first, then the walk of each), and
+`parallel` (the state before every chunk in memory, then all chunks side by side). Backward is always parallel over chunks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
+
+Form = Literal["walk", "segments", "parallel"]
+
+MOST_STATES = 256
+"""The most states and value columns a head may have."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call's sizes are to the rule: batch * heads, positions, heads that share one query and key, multiprocessors."""
+
+    lanes: int
+    length: int
+    shared: int
+    processors: int
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The kernels of one forward call; `segments` is how many pieces time is cut into for states."""
+
+    form: Form
+    segments: int
+    sums: Kernel
+    states: Kernel
+    carry: Kernel
+    outputs: Kernel
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The kernels of one backward call. `values` is None where `gradients` does its work."""
+
+    segments: int
+    sums: Kernel
+    carry: Kernel
+    states: Kernel
+    later_sums: Kernel
+    later_carry: Kernel
+    later: Kernel
+    gradients: Kernel
+    values: Kernel | None
+
+
+def padded(size: int) -> int:
+    """The power of two, at least 16, that a size is padded to.
+
+    >>> padded(24), padded(80), padded(3)
+    (32, 128, 16)
+    """
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def segments_for(programs: int, chunks: int, processors: int) -> int:
+    """Pieces of time that bring `programs` to two a multiprocessor, each of at least four chunks; one where it is near.
+
+    >>> segments_for(48, 256, 132), segments_for(192, 128, 132), segments_for(64, 6, 132)
+    (6, 1, 1)
+    """
+    wanted = -(-2 * processors // max(1, programs))
+    return 1 if programs >= processors else max(1, min(wanted, chunks // 4))
+
+
+def chunk_of(facts: Facts) -> int:
+    """Positions in a chunk. Float32 has no tensor cores, so small chunks cost least and keep sums in registers."""
+    return 32 if facts.dtype == "float32" else 64
+
+
+def state_tiles(facts: Facts) -> Tiles:
+    """Tiles of the states kernel."""
+    most = 32 if facts.dtype == "float32" else 64
+    return Tiles(chunk_of(facts), min(most, padded(facts.states)), min(most, padded(facts.columns)), 4, 3)
+
+
+def share_of(shared: int, most: int) -> int:
+    """The largest divisor of `shared` up to `most`.
+
+    >>> share_of(80, 8), share_of(24, 5), share_of(7, 4)
+    (8, 4, 1)
+    """
+    return max(share for share in range(1, most + 1) if shared % share == 0)
+
+
+def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | None = None) -> Forward:
+    """The kernels of a forward call; `form` and `segments` force a choice, for tests and measurements."""
+    chunk = chunk_of(facts)
+    chunks = -(-call.length // chunk)
+    inner, outer = padded(facts.states), padded(facts.columns)
+    walk = walk_tiles(facts)
+    tiles = outputs_tiles(facts)
+    programs = call.lanes * -(-outer // walk.outer)
+    if form is None:
+        form = _form(facts, call, programs, chunks)
+    of_states = state_tiles(facts)
+    if segments is None:
+        if form == "parallel":
+            parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
+            segments = segments_for(call.lanes * parts, chunks, call.processors)
+        else:
+            segments = segments_for(programs, chunks, call.processors) if form == "segments" else 1
+    sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
+    states = Kernel("states", facts, of_states, keeps="chunks")
+    carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
+    if form == "parallel":
+        share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
+        outputs = Kernel("outputs", facts, tiles, share=share)
+    else:
+        outputs = Kernel("walk", facts, walk)
+    return Forward(form, segments, sums, states, carry, outputs)
+
+
+def _form(facts: Facts, call: Call, programs: int, chunks: int) -> Form:
+    if chunks <= 2:
+        return "walk"
+    if facts.states > 128:
+        return "parallel"
+    return "walk" if programs >= call.processors or chunks < 16 else "segments"
+
+
+def walk_tiles(facts: Facts) -> Tiles:
+    """Tiles of the walk: all states, and as many value columns as registers hold beside them."""
+    inner, outer = padded(facts.states), padded(facts.columns)
+    if facts.dtype == "float32":
+        return Tiles(chunk_of(facts), inner, min(32 if inner <= 128 else 16, outer), 4 if inner <= 64 else 8, 1)
+    return Tiles(chunk_of(facts), inner, min(64, outer), 4 if inner <= 128 else 8, 2)
+
+
+def outputs_tiles(facts: Facts) -> Tiles:
+    """Tiles of `outputs` and `values`."""
+    inner, outer = padded(facts.states), padded(facts.columns)
+    if facts.dtype == "float32":
+        return Tiles(chunk_of(facts), inner, min(32, outer), 4 if inner <= 64 else 8, 1)
+    return Tiles(chunk_of(facts), inner, min(128 if inner <= 128 else 64, outer), 4 if inner <= 128 else 8, 2)
+
+
+def gradient_tiles(facts: Facts) -> Tiles:
+    """Tiles of `gradients`: all states up to 128."""
+    inner, outer = padded(facts.states), padded(facts.columns)
+    if facts.dtype == "float32":
+        return Tiles(chunk_of(facts), min(32, inner), min(32, outer), 8, 1)
+    return Tiles(chunk_of(facts), min(128, inner), min(64, outer), 8 if inner >= 128 else 4, 1)
+
+
+def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None) -> Backward:
+    """The kernels of a backward call; `gates` tells whether gradients of gates are wanted."""
+    chunk = chunk_of(facts)
+    chunks = -(-call.length // chunk)
+    inner, outer = padded(facts.states), padded(facts.columns)
+    of_states = state_tiles(facts)
+    if segments is None:
+        parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
+        segments = segments_for(call.lanes * parts, chunks, call.processors)
+    tiles = gradient_tiles(facts)
+    whole = tiles.inner >= facts.states
+    most = 16 if call.lanes * chunks >= 32 * call.processors else 1
+    share = share_of(call.shared, most) if whole else 1
+    sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
+    carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
+    values = None if whole else Kernel("values", facts, replace(outputs_tiles(facts), stages=1))
+    return Backward(
+        segments, sums, carry, replace(sums, enters=True, keeps="chunks"), replace(sums, reverse=True),
+        replace(carry, reverse=True), replace(sums, reverse=True, enters=True, keeps="chunks"),
+        Kernel("gradients", facts, tiles, share=share, gates=gates), values,
+    )

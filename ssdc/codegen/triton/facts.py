@@ -1,0 +1,137 @@
+"""What the Triton templates fork on: facts of a contraction, tiles, and the context of each kernel.
+
+In: sizes and kinds, from the planner or from tensors at a call. Out: frozen contexts, which `text.source` renders. Nothing here
+knows torch or Triton.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Gate = Literal["none", "constant", "varying"]
+Own = Literal["none", "gate", "varying"]
+Element = Literal["float32", "bfloat16", "float16"]
+Template = Literal["states", "carry", "walk", "outputs", "gradients", "values", "step"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A contraction: element type, sizes, gates.
+
+    `gate` is none, constant [h], or varying [b, t, h]. `own` is what a strict reader applies to the state before it: nothing,
+    the gate, or a log gate of its own. `scale` tells of a factor [b, t, h] on each value. `precision` is that of float32 dots.
+    """
+
+    dtype: Element
+    states: int
+    columns: int
+    gate: Gate = "none"
+    strict: bool = False
+    own: Own = "none"
+    scale: bool = False
+    precision: Literal["ieee", "tf32"] = "ieee"
+
+    @property
+    def element(self) -> str:
+        return f"tl.{self.dtype}"
+
+    @property
+    def before(self) -> bool:
+        """Whether a reader leaves out the gate at its own position."""
+        return self.strict and self.own != "gate"
+
+    @property
+    def wide(self) -> str:
+        """The type of running sums of log gates within a chunk.
+
+        A difference of two errs by u times the sums, not by u times their difference: at most chunk * 173 * 2^-24 = 7e-4 in
+        float32, which 16-bit elements (u >= 5e-4) hide; float32 elements take float64 sums.
+        """
+        return "tl.float64" if self.dtype == "float32" else "tl.float32"
+
+    @property
+    def floor(self) -> float:
+        """The least logarithm (base 2) of a gate: below 2^-173 a gate is zero in float32, whatever it is multiplied by."""
+        return -173.0
+
+    @property
+    def sums(self) -> str:
+        """The type of summed pairs in the gradient of gates; float16 has too little range for them."""
+        return "tl.float32" if self.dtype == "float32" else "tl.bfloat16"
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The operands besides query, key, value."""
+        found = [] if self.gate == "none" else ["gate"]
+        if self.own == "varying":
+            found.append("own")
+        if self.scale:
+            found.append("scale")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of one kernel's tiles (powers of two, at least 16), its warps and pipeline stages."""
+
+    chunk: int
+    inner: int
+    outer: int
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds that a load of states or of value columns needs: its size's name, or nothing where tiles fit exactly."""
+
+    inner: str
+    outer: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The context of one template."""
+
+    template: Template
+    facts: Facts
+    tiles: Tiles
+    reverse: bool = False
+    enters: bool = True
+    """Whether a state enters (zero otherwise)."""
+    keeps: Literal["totals", "chunks"] = "chunks"
+    """What `states` stores besides the last state: logarithms of decays, or the state at each chunk."""
+    share: int = 1
+    """Heads a program, of one query and key."""
+    gates: bool = True
+    """Whether gradients of gates are wanted."""
+    stretch: int = field(default=1024)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            "STATES" if self.facts.states % self.tiles.inner else "", "COLUMNS" if self.facts.columns % self.tiles.outer else "")
+
+    @property
+    def whole(self) -> bool:
+        """Whether one tile holds all states, so that scores are complete."""
+        return self.tiles.inner >= self.facts.states
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The operands with strides, in the order of the kernel's parameters."""
+        timed = [name for name in self.facts.gates]
+        match self.template:
+            case "states":
+                pair = ("query", "grad") if self.reverse else ("key", "value")
+                drop = {"scale"} if self.reverse else {"own"}
+                return (*pair, *(name for name in timed if name not in drop))
+            case "gradients":
+                return ("query", "key", "value", "grad", *timed)
+            case "values":
+                return ("query", "key", *(("value",) if self.facts.scale else ()), "grad", *timed)
+            case "carry":
+                return ()
+            case _:
+                return ("query", "key", "value", *timed)

@@ -1,0 +1,56 @@
+"""Kernel contexts and tensors -> launches. Sources are rendered, loaded and compiled once a process.
+
+Offsets are 64-bit from the program's place on; within a tile they are 32-bit, so operands whose tile spans 2^31 elements are
+copied first (`fitting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssdc.codegen.triton.facts import Kernel
+from ssdc.codegen.triton.text import source
+from ssdc.runtime.loader import load
+
+TILE = 256
+"""The most rows or columns of a tile."""
+
+
+@lru_cache(maxsize=4096)
+def function(kernel: Kernel) -> Any:
+    """The jitted function of a kernel."""
+    return getattr(load(source(kernel)), kernel.template)
+
+
+def launch(kernel: Kernel, programs: int, operands: Mapping[str, Tensor], heads: int, *rest: Tensor | int) -> None:
+    """Run a kernel: its strided operands by name, then its other arguments in order. Nothing runs for no programs."""
+    if programs == 0:
+        return
+    arguments: list[Tensor | int] = []
+    for name in kernel.operands:
+        x = operands[name]
+        arguments.append(x)
+        if x.ndim == 1:
+            arguments += (0, 0, x.stride(0))
+        else:
+            arguments += x.stride()
+            if x.ndim == 4:
+                arguments.append(heads // x.shape[2])
+    function(kernel)[(programs,)](
+        *arguments, *rest, num_warps=kernel.tiles.warps, num_stages=kernel.tiles.stages, enable_fp_fusion=True)
+
+
+def fitting(x: Tensor) -> Tensor:
+    """The tensor, copied where 32 bits do not hold the offsets within one tile of it."""
+    return x if max(x.stride(), default=1) < 2**31 // TILE else x.contiguous()
+
+
+@lru_cache(maxsize=64)
+def processors(device: torch.device) -> int:
+    """The multiprocessors of a device; what the interpreter stands for has one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -1,0 +1,346 @@
+"""Masked contractions with one gate a head, by Triton kernels: `masked` and `masked_step`.
+
+    S[t] = exp(gate[t]) * S[t-1] + scale[t] * key[t] value[t]^T,    y[t] = query[t] S[t]
+
+In: query and key [b, t, g, n], value [b, t, v, p] (g and v divide the heads: head h reads entry h // (heads / g)), log gate
+[b, t, h], [h] or none, scale [b, t, h] or none, initial state [b, h, n, p] or none; 16- or 32-bit floats for query, key and
+value, float32 for the rest. Strict: y[t] = query[t] (exp(own[t]) * S[t-1]), where `own` is none, the gate itself, or a log gate.
+Out: y [b, t, h, p] in the type of the value and the last state in float32, new and contiguous.
+
+Both are torch operators with fakes; `masked` has a gradient (a second operator), for all but a second derivative. No host
+synchronisation, no atomics: two runs give the same bits, and a CUDA graph can hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton.configuration import Call, Forward
+from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
+from ssdc.runtime.kernels.launch import fitting, launch, processors
+
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+OWN = ("none", "gate", "varying")
+
+
+def masked(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | str | None, scale: Tensor | None,
+    initial: Tensor | None, heads: int, strict: bool,
+) -> tuple[Tensor, Tensor]:
+    """Outputs and last state (see the module). `own` is "gate" for a strict reader that applies the gate itself.
+
+    Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
+    """
+    _refuse_tangents(query, key, value, gate, scale, initial)
+    kind = "gate" if isinstance(own, str) else "none" if own is None else "varying"
+    y, final = torch.ops.ssdc.masked(
+        query, key, value, gate, None if isinstance(own, str) else own, scale, initial, heads, strict, OWN.index(kind))
+    return y, final
+
+
+def masked_step(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | str | None, scale: Tensor | None,
+    state: Tensor, heads: int, strict: bool,
+) -> tuple[Tensor, Tensor]:
+    """One position: query and key [b, g, n], value [b, v, p], gates [b, h] or [h], state [b, h, n, p]; output [b, h, p]."""
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (query, key, value, gate, own, scale, state)):
+        one = [None if x is None or isinstance(x, str) or x.ndim == 1 else x.unsqueeze(1) for x in (query, key, value, gate, own, scale)]
+        y, after = masked(
+            one[0], one[1], one[2], gate if gate is not None and gate.ndim == 1 else one[3], own if isinstance(own, str) else one[4],  # type: ignore[arg-type]
+            one[5], state, heads, strict)
+        return y.squeeze(1), after
+    kind = "gate" if isinstance(own, str) else "none" if own is None else "varying"
+    y, after = torch.ops.ssdc.masked_step(
+        query, key, value, gate, None if isinstance(own, str) else own, scale, state, heads, strict, OWN.index(kind))
+    return y, after
+
+
+def _refuse_tangents(*tensors: Tensor | None) -> None:
+    if forward_ad._current_level >= 0 and any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):  # type: ignore[no-untyped-call]
+        raise NotImplementedError("ssdc.masked has no forward-mode derivative; use reverse mode")
+
+
+# ---- facts ------------------------------------------------------------------------------------------------------------
+
+
+def _facts(query: Tensor, value: Tensor, gate: Tensor | None, scale: Tensor | None, strict: bool, own: int) -> Facts:
+    kind = "none" if gate is None else "constant" if gate.ndim == 1 else "varying"
+    tf32 = query.dtype == torch.float32 and query.is_cuda and torch.backends.cuda.matmul.allow_tf32
+    return Facts(
+        NAMES[query.dtype], query.shape[-1], value.shape[-1], kind, strict, OWN[own], scale is not None,  # type: ignore[arg-type]
+        "tf32" if tf32 else "ieee")
+
+
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None,
+    initial: Tensor | None, heads: int,
+) -> None:
+    shapes = f"query {list(query.shape)}, key {list(key.shape)}, value {list(value.shape)}, {heads} heads"
+    if query.ndim != 4 or key.ndim != 4 or value.ndim != 4 or query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query and key must be [b, t, g, n], value [b, t, v, p]: {shapes}")
+    if query.shape[:2] != value.shape[:2] or key.shape[:2] != value.shape[:2]:
+        raise ValueError(f"query, key and value must agree in batch and time: {shapes}")
+    if any(heads % x.shape[2] for x in (query, key, value)):
+        raise ValueError(f"the heads must be a multiple of each operand's: {shapes}")
+    if not query.dtype == key.dtype == value.dtype or query.dtype not in NAMES:
+        raise ValueError(f"query, key and value must have one dtype of {', '.join(NAMES.values())}: {query.dtype}, {key.dtype}, {value.dtype}")
+    wanted = [query.shape[0], query.shape[1], heads]
+    for name, x in (("gate", gate), ("own", own), ("scale", scale)):
+        if x is not None and list(x.shape) != wanted and not (name == "gate" and list(x.shape) == [heads]):
+            raise ValueError(f"{name} is {list(x.shape)} and must be {wanted}")
+    if initial is not None and list(initial.shape) != [query.shape[0], heads, query.shape[-1], value.shape[-1]]:
+        raise ValueError(f"the initial state {list(initial.shape)} does not fit: {shapes}")
+
+
+def _operands(**given: Tensor | None) -> dict[str, Tensor]:
+    wide = ("gate", "own", "scale")
+    return {name: fitting(x.float() if name in wide else x) for name, x in given.items() if x is not None}
+
+
+def _call(query: Tensor, key: Tensor, heads: int) -> Call:
+    shared = heads // query.shape[2] if query.shape[2] == key.shape[2] else 1
+    return Call(query.shape[0] * heads, query.shape[1], shared, processors(query.device))
+
+
+# ---- forward ----------------------------------------------------------------------------------------------------------
+
+_INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? gate, Tensor? own, Tensor? scale"
+
+
+@torch.library.custom_op(
+    "ssdc::masked", mutates_args=(),
+    schema=f"({_INPUTS}, Tensor? initial, int heads, bool strict, int kind) -> (Tensor, Tensor)",
+)
+def _masked(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None,
+    initial: Tensor | None, heads: int, strict: bool, kind: int,
+) -> tuple[Tensor, Tensor]:
+    _check(query, key, value, gate, own, scale, initial, heads)
+    chosen = configuration.forward(_facts(query, value, gate, scale, strict, kind), _call(query, key, heads))
+    return run_forward(chosen, query, key, value, gate, own, scale, initial, heads)
+
+
+@_masked.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None,
+    initial: Tensor | None, heads: int, strict: bool, kind: int,
+) -> tuple[Tensor, Tensor]:
+    batch, length, _, states = query.shape
+    columns = value.shape[-1]
+    return value.new_empty((batch, length, heads, columns)), value.new_empty((batch, heads, states, columns), dtype=torch.float32)
+
+
+def run_forward(
+    chosen: Forward, query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None,
+    initial: Tensor | None, heads: int,
+) -> tuple[Tensor, Tensor]:
+    """The kernels of a configuration, in order."""
+    batch, length, _, states = query.shape
+    columns = value.shape[-1]
+    y = value.new_empty((batch, length, heads, columns))
+    final = value.new_empty((batch, heads, states, columns), dtype=torch.float32)
+    if y.numel() == 0 or final.numel() == 0:
+        return y, final.zero_() if initial is None else final.copy_(initial)
+    operands = _operands(query=query, key=key, value=value, gate=gate, own=own, scale=scale)
+    start = None if initial is None else initial.float().contiguous()
+    entering = _entering(chosen.sums, chosen.carry, chosen.segments, operands, start, final, heads, length)
+    kernel, enters = chosen.outputs, entering is not None
+    lanes, parts = batch * heads, -(-columns // kernel.tiles.outer)
+    if chosen.form == "parallel":
+        chunks = _chunk_states(chosen.states, chosen.segments, operands, entering, final, heads, length)
+        count = chunks.shape[2]
+        launch(kernel, batch * (heads // kernel.share) * count * parts, operands, heads, chunks, y, length, heads)
+        return y, final
+    kernel = _entered(kernel, enters)
+    count = -(-length // kernel.tiles.chunk)
+    span = -(-count // chosen.segments)
+    segments = -(-count // span)
+    launch(kernel, lanes * segments * parts, operands, heads, final if entering is None else entering, y, final, length, span, segments, heads)
+    return y, final
+
+
+def _entered(kernel: Kernel, enters: bool) -> Kernel:
+    from dataclasses import replace
+
+    return kernel if kernel.enters == enters else replace(kernel, enters=enters)
+
+
+def _entering(
+    sums: Kernel, carry: Kernel, segments: int, operands: Mapping[str, Tensor], start: Tensor | None, final: Tensor, heads: int,
+    length: int,
+) -> Tensor | None:
+    """The state that enters each segment [b, h, segments, n, p], and the last into `final`; `start` where there is one segment."""
+    if segments == 1:
+        return start
+    batch, _, states, columns = final.shape
+    lanes, tiles = batch * heads, sums.tiles
+    count = -(-length // tiles.chunk)
+    span = -(-count // segments)
+    segments = -(-count // span)
+    totals = final.new_empty((batch, heads, segments, states, columns))
+    logarithms = final.new_empty((batch, heads, segments))
+    parts = -(-states // tiles.inner) * -(-columns // tiles.outer)
+    launch(sums, lanes * segments * parts, operands, heads, totals, totals, totals, logarithms, length, span, segments, heads)
+    entering = torch.empty_like(totals)
+    stretches = -(-states * columns // carry.stretch)
+    begin = final if start is None else start
+    launch(_entered(carry, start is not None), lanes * stretches, {}, heads, begin, totals, logarithms, entering, final, segments)
+    return entering
+
+
+def _chunk_states(
+    kernel: Kernel, segments: int, operands: Mapping[str, Tensor], entering: Tensor | None, final: Tensor, heads: int, length: int
+) -> Tensor:
+    """The state before each chunk [b, h, chunks, n, p], in the type of the operands; with one segment, the last into `final`."""
+    batch, _, states, columns = final.shape
+    tiles = kernel.tiles
+    count = -(-length // tiles.chunk)
+    span = -(-count // segments)
+    segments = -(-count // span)
+    chunks = next(iter(operands.values())).new_empty((batch, heads, count, states, columns))
+    last = final if segments == 1 else final.new_empty((batch, heads, segments, states, columns))
+    parts = -(-states // tiles.inner) * -(-columns // tiles.outer)
+    launch(
+        _entered(kernel, entering is not None), batch * heads * segments * parts, operands, heads, last if entering is None else entering,
+        chunks, last, last, length, span, segments, heads)
+    return chunks
+
+
+# ---- backward ---------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    "ssdc::masked_backward", mutates_args=(),
+    schema=f"(Tensor grad, Tensor grad_final, {_INPUTS}, Tensor? initial, int heads, bool strict, int kind, bool gates)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _masked_backward(
+    grad: Tensor, grad_final: Tensor, query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None,
+    scale: Tensor | None, initial: Tensor | None, heads: int, strict: bool, kind: int, gates: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, length, _, states = query.shape
+    columns = value.shape[-1]
+    made = _gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates)
+    if grad.numel() == 0 or grad_final.numel() == 0:
+        for x in made[:-1]:
+            x.zero_()
+        made[-1].copy_(grad_final) if initial is not None else None
+        return made
+    facts = _facts(query, value, gate, scale, strict, kind)
+    chosen = configuration.backward(facts, _call(query, key, heads), gates)
+    operands = _operands(query=query, key=key, value=value, gate=gate, own=own, scale=scale, grad=grad)
+    start = None if initial is None else initial.float().contiguous()
+    final = value.new_empty((batch, heads, states, columns), dtype=torch.float32)
+    entering = _entering(chosen.sums, chosen.carry, chosen.segments, operands, start, final, heads, length)
+    chunks = _chunk_states(chosen.states, chosen.segments, operands, entering, final, heads, length)
+    first = torch.empty_like(final)
+    leaving = _entering(
+        chosen.later_sums, chosen.later_carry, chosen.segments, operands, grad_final.float().contiguous(), first, heads, length)
+    later = _chunk_states(chosen.later, chosen.segments, operands, leaving, first, heads, length)
+    kernel = chosen.gradients
+    count, inners = chunks.shape[2], -(-states // kernel.tiles.inner)
+    blocks = heads // kernel.share
+    d_query, d_key = (
+        made[k] if x.shape[2] == blocks else x.new_empty((batch, length, blocks, states), dtype=torch.float32)
+        for k, x in ((0, query), (1, key)))
+    d_value = made[2] if value.shape[2] == heads else value.new_empty((batch, length, heads, columns), dtype=torch.float32)
+    wide = [final.new_empty((inners, batch, length, heads)) for _ in range(3)]
+    launch(
+        kernel, batch * blocks * count * inners, operands, heads, chunks, later, d_query, d_key, d_value, *wide, length, heads, batch)
+    if chosen.values is not None:
+        outers = -(-columns // chosen.values.tiles.outer)
+        wide[2] = final.new_empty((outers, batch, length, heads))
+        launch(
+            chosen.values, batch * heads * count * outers, operands, heads, later, d_value, wide[2], length, heads, batch)
+    for into, found in ((made[0], d_query), (made[1], d_key), (made[2], d_value)):
+        if found is not into:
+            into.copy_(found.unflatten(2, (into.shape[2], -1)).sum(3))
+    if gates and gate is not None:
+        d_gate = wide[0].sum(0)
+        made[3].copy_(d_gate.sum((0, 1)) if gate.ndim == 1 else d_gate)
+        if own is not None:
+            made[4].copy_(wide[1].sum(0))
+    if scale is not None:
+        made[5].copy_(wide[2].sum(0))
+    if initial is not None:
+        made[6].copy_(first)
+    return made
+
+
+@_masked_backward.register_fake
+def _(
+    grad: Tensor, grad_final: Tensor, query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None,
+    scale: Tensor | None, initial: Tensor | None, heads: int, strict: bool, kind: int, gates: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates)
+
+
+def _gradient_tensors(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None,
+    initial: Tensor | None, heads: int, gates: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """New tensors for the gradients, of no elements where none is due."""
+
+    def like(x: Tensor | None) -> Tensor:
+        return query.new_empty((0,)) if x is None else x.new_empty(x.shape)
+
+    return (
+        like(query), like(key), like(value), like(gate if gates else None), like(own if gates else None), like(scale), like(initial))
+
+
+def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.heads, ctx.strict, ctx.kind = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    gates = any(ctx.needs_input_grad[3:5])
+    found = torch.ops.ssdc.masked_backward(grad, grad_final, *saved, ctx.heads, ctx.strict, ctx.kind, gates)
+    wanted = [
+        None if x is None or not needs else g for x, needs, g in zip(saved, ctx.needs_input_grad, found, strict=False)]
+    return (*wanted, None, None, None)
+
+
+_masked.register_autograd(_backward, setup_context=_context)
+
+
+# ---- one position -----------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    "ssdc::masked_step", mutates_args=(),
+    schema=f"({_INPUTS}, Tensor state, int heads, bool strict, int kind) -> (Tensor, Tensor)",
+)
+def _masked_step(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None, state: Tensor,
+    heads: int, strict: bool, kind: int,
+) -> tuple[Tensor, Tensor]:
+    timed = {
+        name: x.unsqueeze(1) if x is not None and x.ndim > 1 else x
+        for name, x in (("query", query), ("key", key), ("value", value), ("gate", gate), ("own", own), ("scale", scale))}
+    operands = _operands(**timed)
+    batch, columns = query.shape[0], value.shape[-1]
+    y = value.new_empty((batch, heads, columns))
+    before = state.float().contiguous()
+    after = torch.empty_like(before)
+    facts = _facts(query, value, gate if gate is None or gate.ndim == 1 else timed["gate"], scale, strict, kind)
+    inner = configuration.padded(facts.states)
+    outer = min(32, configuration.padded(columns))
+    kernel = Kernel("step", facts, Tiles(16, inner, outer, 4, 1))
+    launch(kernel, batch * heads * -(-columns // outer), operands, heads, before, y, after, heads)
+    return y, after
+
+
+@_masked_step.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None, state: Tensor,
+    heads: int, strict: bool, kind: int,
+) -> tuple[Tensor, Tensor]:
+    return value.new_empty((query.shape[0], heads, value.shape[-1])), state.new_empty(state.shape, dtype=torch.float32)
