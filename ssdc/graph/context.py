@@ -205,6 +205,15 @@ class Context:
         )
         return self.rename(name, renames, ref) if renames else name
 
+    def check_mask_read(self, ref: ast.TensorRef) -> None:
+        """Faults for a mask's indices."""
+        for index in ref.indices:
+            if isinstance(index, ast.LagIndex | ast.LookupIndex):
+                what = f"the mask '{ref.name}' is read {'at a lag' if isinstance(index, ast.LagIndex) else 'by a lookup'}"
+                hint = "a mask is read at a reader and a writer position; `strict` leaves out the reader's own"
+                raise self.fail(errors.BadPosition(index.span, what=what, hint=hint))
+        self.check_axes(ref, self.scope.symbols[ref.name].axes, self.scope.axes_of(ref))
+
     def _check_lags(self, ref: ast.TensorRef, declared: tuple[str, ...]) -> None:
         """Steps back are steps in time, of a tensor with one position."""
         for index in ref.indices:

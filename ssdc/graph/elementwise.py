@@ -182,7 +182,7 @@ def read_at(ctx: Context, ref: ast.TensorRef, pairs: bool) -> str:
     if pairs and symbol is not None and symbol.role == "mask":
         mask = ctx.tensor(ref.name, ref.span)
         times = ctx.times(ctx.scope.axes_of(ref))
-        ctx.check_axes(ref, symbol.axes, ctx.scope.axes_of(ref))
+        ctx.check_mask_read(ref)
         axes = (*ctx.nodes[mask].axes, *times)
         return ctx.add(ir.DenseMask(f"{mask}[{','.join(times)}]", axes, mask, span=ref.span))
     name = ctx.read(ref)

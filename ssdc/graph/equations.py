@@ -343,11 +343,13 @@ def _contract(
         expr = _multiply([(_scalar(ctx, factor), factor.inverse) for factor in scale])
         side = readers or writers
         if not side:
-            writers = [ctx.add(ir.Map(f"{name}/scale", (), expr))]
+            writers = [ctx.add(ir.Map(f"{name}/scale", (ctx.scope.reader,), expr))]
         else:
             least = min(range(len(side)), key=lambda k: len(ctx.nodes[side[k]].axes))
             node = ctx.nodes[side[least]]
             side[least] = ctx.add(ir.Map(f"{side[least]}*", node.axes, ir.Apply("*", (expr, ir.Ref(node.name)))))
+    if not writers:  # a row sum of the mask: every position writes one
+        writers = [ctx.add(ir.Map(f"{name}/one", (ctx.scope.reader,), ir.Const(1.0)))]
     have = {axis for node in (mask_node, *readers, *writers) for axis in ctx.nodes[node].axes} | {ctx.scope.reader}
     canonical = tuple(ctx.scope.reader if ctx.scope.is_time(axis) else axis for axis in left.axes)
     axes = tuple(axis for axis in canonical if axis in have)

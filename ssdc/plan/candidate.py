@@ -52,11 +52,11 @@ class Pricing:
         self.parts[name] = path.cost.times(repeat)
 
     def elementwise(self, name: str, elements: float, passes: float, transcendental: float = 0.0, launches: int = 1) -> None:
-        """Work on `elements` float32 entries: passes over memory, and exponentials an entry."""
+        """Work on `elements` float32 entries in `launches` operations: passes over them, and exponentials an entry."""
         moved = 4.0 * elements * passes
         count = elements * transcendental
-        rate = self.hardware.transcendental
-        seconds = moved / self.hardware.bandwidth + count / rate + launches * self.hardware.launch
+        machine = self.hardware
+        seconds = launches * (machine.moving(moved / launches) + machine.launch) + count / machine.transcendental
         self.parts[name] = Cost(0.0, elements * passes, count, moved, launches, seconds, 4.0 * elements * min(passes, 3.0))
 
     def candidate(self, order: str, chunk: int | None, depth: int) -> Candidate:

@@ -146,11 +146,11 @@ def pair_cost(
     rows, columns, inner = left - right - summed, right - left - summed, (left & right) - out
     work = 2.0 * count(left | right)
     moved = 4.0 * (count(left) + count(right) + count(out))
-    traffic = moved / hardware.bandwidth
     if inner and count(rows) > 1 and count(columns) > 1:
         least = min(count(rows), count(columns), count(inner))
         rate = hardware.matrix * min(1.0, least / hardware.tile) ** 0.5
-        return Cost(matrix=work, bytes=moved, launches=1, seconds=work / rate + traffic + hardware.launch, workspace=4.0 * count(out))
-    product = 4.0 * count(left | right) if summed and count(rows) * count(columns) > 1 else 0.0
-    seconds = work / hardware.vector + traffic + 2 * product / hardware.bandwidth + hardware.launch
-    return Cost(vector=work, bytes=moved, launches=1, seconds=seconds, workspace=4.0 * count(out) + product)
+        seconds = work / rate + hardware.moving(moved) + hardware.launch
+        return Cost(matrix=work, bytes=moved, launches=1, seconds=seconds, workspace=4.0 * count(out))
+    product = 4.0 * count(left | right) if summed else 0.0
+    seconds = work / hardware.vector + hardware.moving(moved + 2 * product) + hardware.launch
+    return Cost(vector=work, bytes=moved + 2 * product, launches=1, seconds=seconds, workspace=4.0 * count(out) + product)

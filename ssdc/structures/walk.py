@@ -123,7 +123,7 @@ def axes_of(expr: ast.Expr) -> tuple[str, ...]:
     return tuple(found)
 
 
-_REMOVES = ("sum", "mean", "max")  # the norms and softmax keep the axes that they run over
+_REMOVES = ("sum", "mean", "max", "min")  # the norms and softmax keep the axes that they run over
 
 
 def reads(expr: ast.Expr, names: Collection[str]) -> bool:

@@ -39,11 +39,11 @@ def expected(case: Case, length: int, b: int, products: bool, extreme: bool = Fa
 def bounds(case: Case, order: str, length: int, b: int, *, dtype: torch.dtype = torch.float32, extreme: bool = False):
     """Inputs, wanted outputs and bounds for one order. Gates that do not change with time are multiplied up, each
     product rounded, by the orders that go step by step; see `ssdc.runtime.reference.bounds` on `products`."""
-    products = (case.steady or case.name in STEADY_PARTS) and order in ("recurrent", "scan", "step")
+    products = (case.steady or case.name in STEADY_PARTS) and order in ("recurrent", "scan", "step", "auto")
     x, wanted, magnitude = expected(case, length, b, products, extreme)
     found = [tolerance(y, m, dtype) for y, m in zip(wanted, magnitude, strict=True)]
-    if order == "fft":
-        found = [f + fourier(m, d) for f, m, d in zip(found, magnitude, output_times(case), strict=True)]
+    if order in ("fft", "auto"):
+        found = [f + fourier(m, d, case.grown) for f, m, d in zip(found, magnitude, output_times(case), strict=True)]
     return x, wanted, found
 
 
@@ -78,7 +78,7 @@ def test_cut_anywhere_and_stepped(case: Case, length: int) -> None:
         layer = compiled(case, wanted_order)
         for at_place in (0, 1, 5, CHUNK - 1, CHUNK, CHUNK + 1, length - 3, length):
             stepped = 3 if at_place == length - 3 else 0
-            x, wanted, bound = bounds(case, "step" if stepped and order not in ("scan", "recurrent") else order, length, 2)
+            x, wanted, bound = bounds(case, "step" if stepped and order not in ("scan", "recurrent", "fft", "auto") else order, length, 2)
             first, state = layer(**cut(case, x, 0, at_place), return_state=True)
             if stepped:
                 parts = [tuple_of(first)]
@@ -131,7 +131,7 @@ def test_low_precision(case: Case, dtype: torch.dtype) -> None:
         outputs = tuple_of(layer(**x))
         for k, (y, w, m) in enumerate(zip(outputs, wanted, magnitude, strict=True)):
             assert y.dtype == dtype
-            bound = tolerance(w, m, dtype, low=low) + (fourier(m, output_times(case)[k]) if order == "fft" else 0)
+            bound = tolerance(w, m, dtype, low=low) + (fourier(m, output_times(case)[k], case.grown) if order in ("fft", "auto") else 0)
             report.check(y, w, bound, f"{order}, output {k}")
     report.close()
 
@@ -174,5 +174,5 @@ def test_expanded_inputs(case: Case) -> None:
     wanted, magnitude = (tuple_of(v) for v in reference(case).bounds(**x, products=True))
     for order, wanted_order in orders(case).items():
         for k, (y, w, m) in enumerate(zip(tuple_of(compiled(case, wanted_order)(**x)), wanted, magnitude, strict=True)):
-            report.check(y, w, tolerance(w, m) + (fourier(m, output_times(case)[k]) if order == "fft" else 0), f"{order}, output {k}")
+            report.check(y, w, tolerance(w, m) + (fourier(m, output_times(case)[k], case.grown) if order in ("fft", "auto") else 0), f"{order}, output {k}")
     report.close()

@@ -12,7 +12,8 @@ derivation is in `ssdc.runtime.reference.bounds`):
                                                 a float64 FFT is off by c log2(n) u64 ||w||_2 ||k||_2 (Higham, ch. 24),
                                                 which does not get smaller where the result is small; by Cauchy and
                                                 Schwarz ||w||_2 ||k||_2 <= sqrt(T) max|w| ||k||_1, the size of the
-                                                largest sum of absolute terms where inputs are alike at all times
+                                                largest sum of absolute terms where inputs are alike at all times;
+                                                times 1e6 where a program divides by as little as 1e-6
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def tolerance(wanted: Tensor, magnitude: Tensor, dtype: torch.dtype = torch.floa
     return UNIT[dtype] * (wanted.abs() + computed) + computed + smallest
 
 
-def fourier(magnitude: Tensor, time: int | None) -> Tensor:
-    """What the order fft adds to a bound."""
+def fourier(magnitude: Tensor, time: int | None, grown: float = 1.0) -> Tensor:
+    """What the order fft adds to a bound; `grown` is what a program multiplies an error by afterwards, at most."""
     if time is None or magnitude.shape[time] == 0:
         return torch.zeros_like(magnitude)
     length = magnitude.shape[time]
-    factor = FACTOR * math.log2(4 * length) * math.sqrt(length) * UNIT[torch.float64]
+    factor = grown * FACTOR * math.log2(4 * length) * math.sqrt(length) * UNIT[torch.float64]
     return factor * magnitude.amax(time, keepdim=True).expand_as(magnitude)
 
 

@@ -50,7 +50,7 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     order = (*found.batch, *found.inner, *found.outer)
     back = Value("final", order)
     shape = ", ".join(sizes[axis] for axis in order)
-    out.lines.append(f"final = final.reshape({shape})")
+    out.lines.append(f"final = final.reshape(({shape}))")
     final = out.full(back, problem.state)
     y_axes = (time, *found.batch, *found.rows, *found.outer)
     shape = ", ".join("length" if axis == time else sizes[axis] for axis in y_axes)

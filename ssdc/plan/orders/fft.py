@@ -22,5 +22,5 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
     pricing.term("read", problem.readers + (("S", (time, *problem.state)),), problem.axes)
     length = 2 * max(1, problem.length)
     entries = problem.count(problem.state) * length
-    pricing.elementwise("transform", entries, 12.0 + 2.0 * log2(length), launches=8)
+    pricing.elementwise("transform", entries, 24.0 + 8.0 * log2(length), launches=8)
     return (pricing.candidate("fft", None, depth=1),)

@@ -8,8 +8,8 @@ from ssdc.plan.orders.blocks import blocks
 from ssdc.plan.problem import Problem
 from ssdc.plan.roles import roles
 
-STEPS = 8
-"""Operations a position through PyTorch."""
+PASSES = 4.0
+"""Over the state, at each position."""
 
 
 def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
@@ -23,6 +23,5 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
     pricing.term("value", found.value_operands or (("one", ()),), found.value)
     length = max(1, problem.length)
     state = problem.count(problem.state)
-    fast = hardware.cache * 4 > 4.0 * state
-    pricing.elementwise("positions", state * length, 1.0 if fast else 6.0, launches=STEPS * length)
+    pricing.elementwise("positions", state * length, PASSES, launches=length)
     return (pricing.candidate("recurrent", None, depth=length),)

@@ -19,5 +19,5 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
         read += (("F", (*problem.gates, *((time,) if problem.varying else ()))),)
     pricing.term("read", read, problem.axes)
     length = max(1, problem.length)
-    pricing.elementwise("scan", problem.count(problem.state) * length, 8.0, launches=4 * int(length**0.5) + 8)
-    return (pricing.candidate("scan", None, depth=2 * int(length**0.5) + 1),)
+    pricing.elementwise("scan", problem.count(problem.state) * length, 6.0, launches=min(length, 256) + 8)
+    return (pricing.candidate("scan", None, depth=min(length, 256)),)
