@@ -19,7 +19,7 @@ from ssdc.graph.build import build
 from ssdc.graph.directions import split_directions
 from ssdc.graph.fuse import fuse
 from ssdc.graph.graph import Graph
-from ssdc.graph.scope import Scope, resolve
+from ssdc.graph.scope import Scope, head_span, resolve
 from ssdc.graph.verify import verify
 from ssdc.plan.planner import ORDERINGS, Order, Plan
 from ssdc.plan.planner import plan as make_plan
@@ -71,7 +71,7 @@ def check(text: Text, layer: str | None = None, sizes: Mapping[str, int] | None 
     faults, found = [], None
     for one in program.layers:
         scope = resolve(one, sizes if one is chosen else None, lenient=lenient or one is not chosen)
-        graph = build(scope)
+        graph = build(scope, {other.name: other for other in program.layers})
         faults.extend(scope.faults)
         if one is chosen:
             found = (scope, graph)
@@ -85,7 +85,7 @@ def check(text: Text, layer: str | None = None, sizes: Mapping[str, int] | None 
 def _choose(source: Source, program: ast.Program, name: str | None) -> ast.Layer:
     for place, one in enumerate(program.layers):
         if any(other.name == one.name for other in program.layers[:place]):
-            raise SpecError(source, [errors.DuplicateName(one.span, what="layer", name=one.name)])
+            raise SpecError(source, [errors.DuplicateName(head_span(one), what="layer", name=one.name)])
     if name is None:
         return program.layers[-1]
     for one in program.layers:
@@ -94,7 +94,7 @@ def _choose(source: Source, program: ast.Program, name: str | None) -> ast.Layer
     names = [one.name for one in program.layers]
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"the file defines {', '.join(names)}"
-    raise SpecError(source, [errors.UnknownLayer(program.layers[-1].span, name=name, hint=hint)])
+    raise SpecError(source, [errors.UnknownLayer(head_span(program.layers[-1]), name=name, hint=hint)])
 
 
 def plan(checked: Checked, sizes: Mapping[str, int], *, order: Order = "auto", chunk: int | None = None) -> Plan:
@@ -150,15 +150,15 @@ def reference(source: Text, layer: str | None = None, sizes: Mapping[str, int] |
         one = next((other for other in program.layers if other.name == name), None)
         if one is None:
             raise SpecError(found, [errors.UnknownLayer(chosen.span, name=name, hint="")])
-        return _scope(found, one, given)
+        return _scope(found, program, one, given)
 
-    return Reference(_scope(found, chosen, sizes), resolve=scope_of, source=found)
+    return Reference(_scope(found, program, chosen, sizes), resolve=scope_of, source=found)
 
 
-def _scope(source: Source, layer: ast.Layer, sizes: Mapping[str, int] | None) -> Scope:
+def _scope(source: Source, program: ast.Program, layer: ast.Layer, sizes: Mapping[str, int] | None) -> Scope:
     """A layer's scope; its faults, other than features that are not lowered yet, raised."""
     scope = resolve(layer, sizes)
-    build(scope)
+    build(scope, {other.name: other for other in program.layers})
     faults = [fault for fault in scope.faults if not isinstance(fault, errors.NotLowered)]
     if faults:
         raise SpecError(source, faults)

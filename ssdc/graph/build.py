@@ -6,29 +6,36 @@ contractions that share operands (`fuse`), document boundaries of packed calls (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Broken, Context
-from ssdc.graph.elementwise import lower
+from ssdc.graph.elementwise import check_functions, lower
 from ssdc.graph.equations import lower_equation
 from ssdc.graph.graph import Graph, Result
+from ssdc.graph.inputs import check_inputs
 from ssdc.graph.masks import lower_mask
-from ssdc.graph.scope import Scope, did_you_mean
+from ssdc.graph.models import check_models, is_model_call
+from ssdc.graph.scope import Scope, did_you_mean, index_span
 from ssdc.syntax import ast
 
 
-def build(scope: Scope) -> Graph | None:
-    """The graph of a layer; None where faults were found (they are in `scope.faults`)."""
+def build(scope: Scope, layers: Mapping[str, ast.Layer] | None = None) -> Graph | None:
+    """The graph of a layer; None where faults were found (they are in `scope.faults`).
+
+    `layers` are those that `use` may name.
+    """
     ctx = Context(scope, _lower_symbol)
     for name, symbol in scope.symbols.items():
         if symbol.role in ("input", "param"):
             _guarded(ctx, name)
     for name in scope.symbols:
         _guarded(ctx, name)
-    for use in scope.models.values():
-        hint = "compile the layers one by one and call them from Python"
-        scope.report(errors.NotLowered(use.span, what=f"the submodule '{use.name}'", hint=hint))
+    check_models(scope, layers or {})
     results = _results(ctx)
+    if not scope.faults:
+        check_inputs(scope)
     if scope.faults:
         return None
     return Graph(
@@ -53,12 +60,15 @@ def _lower_symbol(ctx: Context, name: str) -> None:
             ctx.bound[name] = lower_mask(ctx, ctx.scope.masks[name])
         case "defined":
             define, _ = ctx.scope.definitions[name]
+            if is_model_call(ctx.scope, define.value):
+                ctx.give_up(target.name for target in define.targets)
+                raise Broken  # told of by `check_models`
             if len(define.targets) > 1 or (isinstance(define.value, ast.Call) and define.value.function == "split"):
-                _split(ctx, define)
-            elif isinstance(define.value, ast.Call) and define.value.function in ctx.scope.models:
-                what = f"a call of the submodule '{define.value.function}'"
-                hint = "compile the layers one by one and call them from Python"
-                raise ctx.fail(errors.NotLowered(define.value.span, what=what, hint=hint))
+                try:
+                    _split(ctx, define)
+                except Broken:
+                    ctx.give_up(target.name for target in define.targets)
+                    raise
             else:
                 ctx.bound[name] = lower_equation(ctx, define.targets[0], define.value)
 
@@ -68,6 +78,9 @@ def _declared(ctx: Context, name: str) -> str:
     if symbol.kind == "complex":
         hint = "it has a reference (ssdc.reference); carry the real and imaginary parts as two tensors to compile it"
         raise ctx.fail(errors.NotLowered(symbol.span, what=f"the complex tensor '{name}'", hint=hint))
+    if len(ctx.times(symbol.axes)) > 1:
+        hint = "it has a reference (ssdc.reference); make it of tensors with one position each to compile it"
+        raise ctx.fail(errors.NotLowered(symbol.span, what=f"the input '{name}' over pairs of positions", hint=hint))
     axes = ctx.atoms_of(symbol.axes)
     layout = layout_of(ctx, symbol.ref)
     kind: ir.Kind = "int" if symbol.kind == "int" else "bool" if symbol.kind == "bool" else "real"
@@ -98,33 +111,48 @@ def _split(ctx: Context, define: ast.Define) -> None:
     """`a[...], b[...] = split(e[...])`: every target at once."""
     value = define.value
     if not (isinstance(value, ast.Call) and value.function == "split"):
-        if isinstance(value, ast.Call) and value.function in ctx.scope.models:
-            hint = "compile the layers one by one and call them from Python"
-            raise ctx.fail(errors.NotLowered(value.span, what=f"a call of the submodule '{value.function}'", hint=hint))
-        what = "several targets take a `split` or a call of a used layer"
-        raise ctx.fail(errors.SplitMismatch(define.span, what=what, hint="`a[...], b[...] = split(e[...])`"))
+        if isinstance(value, ast.Call):
+            check_functions(ctx, value)
+        what = f"{len(define.targets)} tensors are defined at once by one expression"
+        hint = "only a `split` or a call of a submodule gives several: `a[...], b[...] = split(e[...])`"
+        raise ctx.fail(errors.SplitMismatch(define.targets[0].span.to(define.targets[-1].span), what=what, hint=hint))
     if len(value.arguments) != 1 or not isinstance(value.arguments[0], ast.TensorRef):
-        raise ctx.fail(errors.BadCall(value.span, what="split takes one tensor", hint="split(e[b,t,e])"))
-    lowered = lower(ctx, value.arguments[0])
+        span = value.arguments[0].span.to(value.arguments[-1].span) if value.arguments else value.span
+        hint = "define what is to be cut on a line of its own, and split that: split(e[b,t,e])"
+        raise ctx.fail(errors.BadCall(span, what="`split` takes one tensor", hint=hint))
+    argument = value.arguments[0]
+    used = ctx.scope.axes_of(argument)
+    for writer in used:
+        if ctx.scope.is_time(writer) and writer != ctx.scope.reader:
+            what = f"`split` reads '{argument.name}' at the writer position '{writer}'"
+            hint = f"split it at the reader position '{ctx.scope.reader}'; the parts may be read at any position"
+            raise ctx.fail(errors.BadPosition(index_span(argument, writer), what=what, hint=hint))
+    lowered = lower(ctx, argument)
     assert isinstance(lowered, ir.Ref)
     source = ctx.nodes[lowered.node]
+    if not source.axes or ctx.scope.is_time(source.axes[-1]):
+        what = f"`split` cuts the last axis, and that of '{argument.name}' is {'time' if source.axes else 'not there'}"
+        raise ctx.fail(errors.SplitMismatch(argument.span, what=what, hint="split along an axis with a size"))
     sizes = ctx.sizes()
     offset: tuple[tuple[str, ...], ...] = ()
     for target in define.targets:
         axes = ctx.atoms_of(ctx.scope.axes_of(target))
-        opened = layout_of(ctx, target)[-1]
+        opened = layout_of(ctx, target)[-1] if target.indices else ()
         if axes[: len(axes) - len(opened)] != source.axes[:-1] or not opened:
-            want = ",".join(ctx.axis_of(axis) for axis in source.axes[:-1])
-            what = f"'{target.name}' does not keep the axes of what is split"
-            raise ctx.fail(errors.SplitMismatch(target.span, what=what, hint=f"begin it with [{want}, ...]: split cuts the last axis"))
+            before = ", ".join(used[:-1])
+            what = f"the part '{target.name}' does not begin with the axes of what is split, {before}"
+            hint = f"write {target.name}[{','.join(used[:-1])},...]: split cuts the last axis and keeps the others in order"
+            raise ctx.fail(errors.SplitMismatch(target.span, what=what, hint=hint))
         part = ir.Part(target.name, axes, lowered.node, offset, opened, kind=source.kind, span=target.span)
         ctx.bound[target.name] = ctx.add(part)
         offset = (*offset, opened)
     parts = [_count(sizes, opened) for opened in offset]
     whole = sizes.get(source.axes[-1])
     if None not in parts and whole is not None and sum(p for p in parts if p) != whole:
-        what = f"the parts have {' + '.join(map(str, parts))} = {sum(p for p in parts if p)} entries, and the axis has {whole}"
-        raise ctx.fail(errors.SplitMismatch(define.span, what=what, hint="sizes must add up"))
+        total = sum(p for p in parts if p)
+        what = f"the parts have {' + '.join(map(str, parts))} = {total} entries, and '{used[-1]}' has {whole}"
+        hint = f"the parts must add up: {abs(whole - total)} {'are missing' if whole > total else 'are too many'}"
+        raise ctx.fail(errors.SplitMismatch(define.targets[0].span.to(define.targets[-1].span), what=what, hint=hint))
 
 
 def _count(sizes: dict[str, int | None], atoms: tuple[str, ...]) -> int | None:
@@ -144,12 +172,15 @@ def _results(ctx: Context) -> tuple[Result, ...]:
             continue
         for name, span in zip(statement.names, statement.spans or (statement.span,) * len(statement.names), strict=True):
             symbol = ctx.scope.symbols.get(name)
-            if symbol is None:
+            if any(result.name == name for result in results):
+                ctx.scope.report(errors.DuplicateName(span, what="output", name=name))
+            elif symbol is None:
                 hint = did_you_mean(name, ctx.scope.symbols, "an output is a tensor defined in the layer")
                 ctx.scope.report(errors.UnknownTensor(span, name=name, hint=hint))
             elif symbol.role == "mask":
-                what = f"the output '{name}' is a mask"
-                ctx.scope.report(errors.BadPosition(span, what=what, hint=f"`m[b,t,s] = {name}[b,t,s]` makes a tensor of it"))
+                shown = ",".join(symbol.axes)
+                hint = f"make a tensor of it, at quadratic cost: `{name}_[{shown}] = {name}[{shown}]`"
+                ctx.scope.report(errors.BadPosition(span, what=f"the output '{name}' is a mask", hint=hint))
             elif name in ctx.bound:
                 results.append(Result(name, ctx.bound[name], layout_of(ctx, symbol.ref)))
     return tuple(results)

@@ -7,16 +7,28 @@ peeled from the innermost writer outwards.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Broken, Context
-from ssdc.graph.elementwise import direct_axes, free_axes, lower, ordered, positions
+from ssdc.graph.elementwise import check_functions, direct_axes, free_axes, lower, ordered, positions
+from ssdc.graph.scope import index_span
+from ssdc.graph.selfreads import check_self_reads
 from ssdc.graph.terms import Product, addends, sum_of_products
 from ssdc.source import Span
+from ssdc.structures.walk import walk
 from ssdc.syntax import ast
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+MOST_TERMS = 256
+"""Terms of one equation, multiplied out."""
+MOST_AT_ONCE = 6
+"""Operands of one einsum: the exact search of pairwise orders grows as 3^n."""
 MOST_OPERANDS = 3
 """Factors a side of a contraction keeps apart; the exact search of pairwise orders takes seven in all."""
 
@@ -40,26 +52,39 @@ class Left:
     name: str
     axes: tuple[str, ...]
     positions: frozenset[str]
-    span: Span
+    ref: ast.TensorRef
+    """As written, for diagnostics."""
+
+    @property
+    def span(self) -> Span:
+        return self.ref.span
 
 
 def lower_equation(ctx: Context, target: ast.TensorRef, value: ast.Expr) -> str:
     """The node of a definition with one target."""
     axes = ctx.scope.axes_of(target)
     times = frozenset(ctx.times(axes))
-    if target.name in {ref.name for ref in _tensors(value)}:
-        what = f"the recursive equation of '{target.name}'"
-        hint = "it has a reference (ssdc.reference), and no generated code so far"
-        raise ctx.fail(errors.NotLowered(target.span, what=what, hint=hint))
+    before = len(ctx.scope.faults)
+    check_functions(ctx, value)
     if times and ctx.scope.reader not in times:
         what = f"'{target.name}' is defined at the writer position '{min(times)}'"
         hint = f"define it at the reader position '{ctx.scope.reader}'; it may be read at any position"
         raise ctx.fail(errors.BadPosition(target.span, what=what, hint=hint))
-    left = Left(target.name, ctx.atoms_of(axes), times, target.span)
-    terms = sum_of_products(value, lambda expr: _mixed(ctx, expr, left))
-    if len(terms) > 256:
-        raise ctx.fail(errors.BadCall(value.span, what="more than 256 terms when multiplied out", hint="give parts a line of their own"))
-    lowered = [_term(ctx, product, left, k) for k, product in enumerate(terms)]
+    left = Left(target.name, ctx.atoms_of(axes), times, target)
+    terms = sum_of_products(value, lambda expr: _mixed(ctx, expr, left), MOST_TERMS + 1)
+    if len(terms) > MOST_TERMS:
+        what = f"the expression has more than {MOST_TERMS} terms when multiplied out"
+        raise ctx.fail(errors.BadCall(value.span, what=what, hint="give sums a line of their own: `e[...] = a[...] + b[...]`"))
+    if target.name in {ref.name for ref in _tensors(value)}:
+        check_self_reads(ctx, target, terms)
+        what = f"the recursive equation of '{target.name}'"
+        hint = "it has a reference (ssdc.reference), and no generated code so far"
+        if len(ctx.scope.faults) == before:
+            ctx.scope.report(errors.NotLowered(target.span, what=what, hint=hint))
+    if len(ctx.scope.faults) > before:
+        raise Broken
+    factors = _every(lambda product: _factors(ctx, product), terms)
+    lowered = _every(lambda pair: _term(ctx, pair[1][0], pair[1][1], left, pair[0]), list(enumerate(zip(terms, factors, strict=True))))
     _check_left(ctx, left, [axis for term in lowered for axis in _axes(ctx, term)])
     if len(lowered) == 1 and isinstance(lowered[0], ir.Ref) and ctx.nodes[lowered[0].node].axes == left.axes:
         return ctx.name(lowered[0].node, f"{left.name}:1", left.name)
@@ -68,6 +93,20 @@ def lower_equation(ctx: Context, target: ast.TensorRef, value: ast.Expr) -> str:
         negative = isinstance(term, ir.Apply) and term.function == "neg"
         total = ir.Apply("-", (total, term.arguments[0])) if negative else ir.Apply("+", (total, term))  # type: ignore[union-attr]
     return ctx.add(ir.Map(target.name, left.axes, total, kind=_kind(total), span=target.span))
+
+
+def _every(do: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """What `do` makes of each item; all are tried before the statement is given up."""
+    made: list[Made] = []
+    broken = False
+    for item in items:
+        try:
+            made.append(do(item))
+        except Broken:
+            broken = True
+    if broken:
+        raise Broken
+    return made
 
 
 def _kind(expr: ir.Scalar) -> ir.Kind:
@@ -124,12 +163,18 @@ def _axes(ctx: Context, expr: ir.Scalar) -> tuple[str, ...]:
 def _check_left(ctx: Context, left: Left, have: list[str]) -> None:
     for axis in left.axes:
         if axis not in have:
-            raise ctx.fail(errors.MissingLeftAxis(left.span, name=left.name, axis=ctx.axis_of(axis)))
+            ctx.scope.report(errors.MissingLeftAxis(
+                index_span(left.ref, ctx.axis_of(axis)), name=left.name, axis=ctx.axis_of(axis)))
+    if any(axis not in have for axis in left.axes):
+        raise Broken
 
 
-def _term(ctx: Context, product: Product, left: Left, place: int) -> ir.Scalar:
+def _factors(ctx: Context, product: Product) -> list[Factor]:
+    return _every(lambda factor: _factor(ctx, *factor), product.factors)
+
+
+def _term(ctx: Context, product: Product, factors: list[Factor], left: Left, place: int) -> ir.Scalar:
     """One term as an expression over nodes; the contractions in it become nodes of their own."""
-    factors = [_factor(ctx, expr, inverse) for expr, inverse in product.factors]
     _check_summed(ctx, factors, left)
     summed = frozenset().union(*(factor.positions for factor in factors)) - left.positions
     name = f"{left.name}:{place + 1}"
@@ -143,27 +188,48 @@ def _term(ctx: Context, product: Product, left: Left, place: int) -> ir.Scalar:
 
 
 def _factor(ctx: Context, expr: ast.Expr, inverse: bool) -> Factor:
-    for ref in _tensors(expr):
-        if ref.name in ctx.scope.masks:
-            ctx.tensor(ref.name, ref.span)
-        else:
-            ctx.read(ref)
+    _every(lambda ref: ctx.tensor(ref.name, ref.span) if ref.name in ctx.scope.masks else ctx.read(ref), _tensors(expr))
     axes = free_axes(ctx, expr)
-    for axis in axes:
-        if axis not in ctx.scope.axes and not ctx.scope.is_time(axis):
-            raise ctx.fail(errors.UnknownAxis(expr.span, name=axis))
+    for part in walk(expr):
+        if isinstance(part, ast.Position) and part.axis not in ctx.scope.axes and not ctx.scope.is_time(part.axis):
+            raise ctx.fail(errors.UnknownAxis(part.span, name=part.axis))
     atoms = ctx.atoms_of(tuple(axis for axis in axes if not ctx.scope.is_time(axis)))
     return Factor(expr, inverse, tuple(dict.fromkeys(atoms)), positions(ctx, expr))
 
 
 def _check_summed(ctx: Context, factors: list[Factor], left: Left) -> None:
+    """An axis that is summed must occur outside functions; positions inside them are told of by name."""
     direct = {atom for factor in factors for axis in direct_axes(ctx, factor.expr) for atom in ctx.atoms(axis)}
     for factor in factors:
         for axis in free_axes(ctx, factor.expr):
             atoms = set(ctx.atoms(axis))
-            if not atoms <= set(left.axes) | direct:
-                function = factor.expr.function if isinstance(factor.expr, ast.Call | ast.Reduce) else "a function"
-                raise ctx.fail(errors.SummedInsideFunction(factor.expr.span, axis=axis, function=function))
+            if not atoms <= set(left.axes) | direct and not (ctx.scope.is_time(axis) and axis in left.positions):
+                raise ctx.fail(_hidden(ctx, factor.expr, axis))
+
+
+def _hidden(ctx: Context, expr: ast.Expr, axis: str) -> errors.Fault:
+    """The fault of an axis that is summed and stands inside a function only."""
+    function, span = "a function", expr.span
+    for part in walk(expr):
+        if isinstance(part, ast.Call | ast.Reduce) and axis in free_axes(ctx, part):
+            function = part.function
+            if isinstance(part, ast.Reduce):
+                lower(ctx, part)  # a fold over time is a fault of its own
+        elif isinstance(part, ast.TensorRef) and axis in ctx.scope.axes_of(part):
+            span = index_span(part, axis)
+            if part.name in ctx.scope.masks:
+                what = f"the mask '{part.name}' stands inside '{function}'"
+                hint = "a mask is a factor of a term, beside the tensors that it is multiplied by"
+                return errors.BadPosition(part.span, what=what, hint=hint)
+            break
+    if ctx.scope.is_time(axis):
+        what = f"the position '{axis}' is summed, but occurs only inside '{function}'"
+        reader = ctx.scope.reader
+        hint = f"give the inner expression a line of its own at '{reader}', and multiply what it defines by a mask at '{axis}'"
+        return errors.BadPosition(span, what=what, hint=hint)
+    if function == "a function":  # a power, a divisor, a sum in brackets
+        function = "^" if isinstance(expr, ast.Binary) and expr.op == "^" else function
+    return errors.SummedInsideFunction(span, axis=axis, function=function)
 
 
 # ---- terms at one position -------------------------------------------------------------------------------------------
@@ -196,6 +262,26 @@ def _as_node(ctx: Context, factor: Factor, name: str, pairs: bool = False) -> st
     return ctx.add(ir.Map(f"{name}/{_short(factor.expr)}", ordered(ctx, axes), expr, span=factor.expr.span))
 
 
+def _what(expr: ast.Expr) -> str:
+    """An expression in a word, for diagnostics."""
+    match expr:
+        case ast.Call(function=function) | ast.Reduce(function=function):
+            return f"`{function}`"
+        case ast.Binary(op="^"):
+            return "a power"
+        case _:
+            return "a divisor or a sum in brackets"
+
+
+def _at(expr: ast.Expr, position: str) -> Span:
+    """The first index of an expression that is this position."""
+    for ref in _tensors(expr):
+        span = index_span(ref, position)
+        if span != ref.span:
+            return span
+    return expr.span
+
+
 def _short(expr: ast.Expr) -> str:
     names = [ref.name for ref in _tensors(expr)]
     return names[0] if names else "const"
@@ -209,11 +295,21 @@ def _at_one_position(ctx: Context, factors: list[Factor], left: tuple[str, ...],
     inner = [factor for factor in factors if summed(factor)]
     outer = [(_scalar(ctx, factor, pairs), factor.inverse) for factor in factors if not summed(factor)]
     if inner:
-        operands = tuple(_as_node(ctx, factor, name, pairs) for factor in inner)
+        operands = _fewer(ctx, [_as_node(ctx, factor, name, pairs) for factor in inner], left, name)
         have = {axis for operand in operands for axis in ctx.nodes[operand].axes}
         axes = tuple(axis for axis in left if axis in have)
         outer.insert(0, (ir.Ref(ctx.add(ir.Linear(name, axes, operands, span=inner[0].expr.span))), False))
     return _multiply(outer)
+
+
+def _fewer(ctx: Context, operands: list[str], left: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """At most `MOST_AT_ONCE` operands: of more, the first ones are contracted in a node of their own."""
+    while len(operands) > MOST_AT_ONCE:
+        first, rest = operands[:MOST_AT_ONCE], operands[MOST_AT_ONCE:]
+        wanted = set(left).union(*(ctx.nodes[operand].axes for operand in rest))
+        axes = tuple(dict.fromkeys(axis for operand in first for axis in ctx.nodes[operand].axes if axis in wanted))
+        operands = [ctx.add(ir.Linear(f"{name}/product", ordered(ctx, axes), tuple(first))), *rest]
+    return tuple(operands)
 
 
 # ---- terms over pairs of positions -----------------------------------------------------------------------------------
@@ -225,12 +321,15 @@ def _over_pairs(ctx: Context, factors: list[Factor], left: Left, name: str) -> i
     if extra:
         what = f"'{left.name}' runs over pairs of positions, and '{min(extra)}' would be summed besides"
         raise ctx.fail(errors.BadPosition(left.span, what=what, hint="give the inner sum a line of its own"))
+    for factor in factors:
+        if _is_mask(ctx, factor):
+            _ends(ctx, factor)
     return _at_one_position(ctx, factors, left.axes, name, pairs=True)
 
 
 def _through_pairs(ctx: Context, factors: list[Factor], left: Left, name: str) -> ir.Scalar:
     """A sum over a writer position through a tensor over pairs (softmax weights): einsum over time."""
-    operands = tuple(_as_node(ctx, factor, name, pairs=True) for factor in factors)
+    operands = _fewer(ctx, [_as_node(ctx, factor, name, pairs=True) for factor in factors], left.axes, name)
     have = {axis for operand in operands for axis in ctx.nodes[operand].axes}
     axes = tuple(axis for axis in left.axes if axis in have)
     return ir.Ref(ctx.add(ir.Linear(name, axes, operands, span=left.span)))
@@ -245,8 +344,11 @@ def _summed_over_time(ctx: Context, factors: list[Factor], left: Left, name: str
     plain = [factor for factor in factors if not _is_mask(ctx, factor)]
     for factor in plain:
         if len(factor.positions) > 1 and not isinstance(factor.expr, ast.TensorRef):
-            one, other = sorted(factor.positions, key=lambda p: p != reader)[:2]
-            raise ctx.fail(errors.NeedsMask(factor.expr.span, reader=one, writer=other))
+            one, other = sorted(factor.positions, key=lambda p: (p != reader, p))[:2]
+            what = f"the positions '{one}' and '{other}' meet inside {_what(factor.expr)}, which no mask can take apart"
+            hint = (f"multiply it out; or, at quadratic cost, define it over pairs of positions on a line of its own, "
+                    f"`e[...,{one},{other}] = ...`")
+            raise ctx.fail(errors.BadPosition(factor.expr.span, what=what, hint=hint))
     if reader in summed:
         what = f"the reader position '{reader}' is summed: '{left.name}' does not have it"
         hint = f"read at a writer position, {(ctx.scope.writers or ('s',))[0]}, to sum over time"
@@ -272,8 +374,7 @@ def _ends(ctx: Context, mask: Factor) -> tuple[str, str]:
     """The reader and the writer position of a mask factor."""
     assert isinstance(mask.expr, ast.TensorRef)
     axes = ctx.scope.axes_of(mask.expr)
-    declared = ctx.scope.symbols[mask.expr.name].axes
-    ctx.check_axes(mask.expr, declared, axes)
+    ctx.check_mask_read(mask.expr)
     return axes[-2], axes[-1]
 
 
@@ -288,7 +389,9 @@ def _leaf(ctx: Context, masks: list[Factor], writers: list[str], left: Left) -> 
     for writer in writers:
         if writer not in readers:
             return writer
-    raise ctx.fail(errors.BadPosition(left.span, what="the masks of a term read in a circle", hint="each mask reads from one position to another"))
+    span, path = masks[0].expr.span, " and ".join(f"[{','.join(_ends(ctx, mask))}]" for mask in masks)
+    what = f"the masks of this term read in a circle, {path}"
+    raise ctx.fail(errors.BadPosition(span, what=what, hint="masks chain positions one way: M[t,s] * N[s,r]"))
 
 
 def _peel(
@@ -299,7 +402,11 @@ def _peel(
     ends = {_ends(ctx, mask)[0] for mask in mine}
     if len(ends) != 1:
         one = min(ends) if ends else ctx.scope.reader
-        raise ctx.fail(errors.NeedsMask(left.span, reader=one, writer=writer))
+        if ends:
+            what = f"masks read '{writer}' from several positions, {' and '.join(sorted(ends))}"
+            raise ctx.fail(errors.BadPosition(mine[-1].expr.span, what=what, hint=f"give the sum over '{writer}' a line of its own"))
+        span = next((_at(factor.expr, writer) for factor in plain if writer in factor.positions), left.span)
+        raise ctx.fail(errors.NeedsMask(span, reader=one, writer=writer))
     (reader,) = ends
     inside = [factor for factor in plain if writer in factor.positions]
     others = [factor for factor in masks if factor not in mine]
@@ -308,7 +415,7 @@ def _peel(
     have = dict.fromkeys(atom for factor in (*mine, *inside) for atom in factor.atoms)
     kept = tuple(atom for atom in have if atom in used)
     axes = ordered(ctx, (*kept, ctx.scope.reader))
-    inner = _contract(ctx, mine, inside, Left(left.name, axes, frozenset({reader}), left.span), reader, writer, name)
+    inner = _contract(ctx, mine, inside, Left(left.name, axes, frozenset({reader}), left.ref), reader, writer, name)
     assert isinstance(inner, ir.Ref)
     done = Factor(left_expr(mine), False, kept, frozenset({reader}), inner.node)
     return others, [*outside, done]
@@ -323,15 +430,17 @@ def _contract(
     ctx: Context, masks: list[Factor], plain: list[Factor], left: Left, reader: str, writer: str, name: str
 ) -> ir.Scalar:
     if not masks:
-        span = next((f.expr.span for f in plain if writer in f.positions), left.span)
+        span = next((_at(f.expr, writer) for f in plain if writer in f.positions), left.span)
         raise ctx.fail(errors.NeedsMask(span, reader=reader, writer=writer))
     for mask in masks:
         if mask.inverse:
-            raise ctx.fail(errors.BadPosition(mask.expr.span, what="a term divides by a mask", hint="masks are factors"))
+            raise ctx.fail(errors.BadPosition(mask.expr.span, what=f"the term divides by the mask '{_short(mask.expr)}', which is zero in places",
+                hint="a mask is a factor; to divide by its row sum, define that on a line of its own"))
         if _ends(ctx, mask) != (reader, writer):
-            what = f"the mask is read at [{','.join(_ends(ctx, mask))}] where [{reader},{writer}] is due"
-            hint = "a mask's last two axes are reader and writer; for time running backwards declare it with `reverse`"
-            raise ctx.fail(errors.BadPosition(mask.expr.span, what=what, hint=hint))
+            assert isinstance(mask.expr, ast.TensorRef)
+            what = f"the mask '{mask.expr.name}' is read at [{','.join(_ends(ctx, mask))}], and this term reads from '{reader}' to '{writer}'"
+            hint = f"write [...,{reader},{writer}], the reader first; for time running backwards declare the mask with `reverse`"
+            raise ctx.fail(errors.BadPosition(index_span(mask.expr, _ends(ctx, mask)[0]), what=what, hint=hint))
     mask = masks[0].expr.name if len(masks) == 1 else None  # type: ignore[union-attr]
     mask_node = ctx.tensor(mask, left.span) if mask else _product(ctx, masks, name)
     scale = [factor for factor in plain if not factor.atoms and not factor.positions]
@@ -365,8 +474,8 @@ def _product(ctx: Context, masks: list[Factor], name: str) -> str:
     nodes = [ctx.nodes[ctx.tensor(mask.expr.name, mask.expr.span)] for mask in masks]  # type: ignore[union-attr]
     made = multiply(f"{name}/mask", [node for node in nodes if isinstance(node, ir.Mask)], masks[0].expr.span)
     if made is None:
-        what = "a forward mask times a reverse mask leaves the diagonal alone"
-        raise ctx.fail(errors.BadPosition(masks[0].expr.span, what=what, hint="write the term at the reader position, without a mask"))
+        strict = any(isinstance(node, ir.Mask) and node.strict for node in nodes)
+        raise ctx.fail(errors.OpposedMasks(masks[-1].expr.span, left="nothing" if strict else "only the diagonal"))
     return ctx.add(made)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Context
-from ssdc.graph.elementwise import free_axes, lower, ordered
+from ssdc.graph.elementwise import check_functions, free_axes, lower, ordered
 from ssdc.graph.scope import evaluate
 from ssdc.source import Span
 from ssdc.structures.facts import facts_of
@@ -23,11 +23,19 @@ def lower_mask(ctx: Context, mask: ast.Mask) -> str:
     name, scope = mask.tensor.name, ctx.scope
     axes = _declared(ctx, mask)
     before = len(scope.faults)
+    for structure in mask.structures:
+        for argument in structure.arguments:
+            check_functions(ctx, argument)
+    if len(scope.faults) > before:
+        raise ctx.fail_silently()
     facts = product([facts_of(structure, scope) for structure in mask.structures], mask.tensor.span, scope)
     if len(scope.faults) > before:
         raise ctx.fail_silently()
-    if facts.missing:
-        raise ctx.fail(errors.NotLowered(mask.tensor.span, what=f"the mask '{name}'", hint=facts.missing))
+    for structure in mask.structures if facts.missing else ():
+        why = facts_of(structure, scope).missing
+        if why:
+            hint = f"{why}; it has a reference (ssdc.reference)"
+            raise ctx.fail(errors.NotLowered(structure.span, what=f"the mask structure `{structure.name}`", hint=hint))
     log_gates, exclusive_log_gates = _gates(ctx, facts, name, log=True)
     gates, exclusive_gates = _gates(ctx, facts, name, log=False)
     kernels = tuple(_kernel(ctx, kernel) for kernel in facts.kernels)
@@ -46,7 +54,7 @@ def _declared(ctx: Context, mask: ast.Mask) -> tuple[str, ...]:
     """The declared axes without the two positions, which must come last, reader first."""
     axes, scope = ctx.scope.axes_of(mask.tensor), ctx.scope
     ends = axes[-2:]
-    if len(ends) < 2 or ends[0] == ends[1] or not all(map(scope.is_time, ends)) or any(map(scope.is_time, axes[:-2])):
+    if len(ends) < 2 or ends[0] != scope.reader or ends[1] not in scope.writers or any(map(scope.is_time, axes[:-2])):
         raise ctx.fail(errors.MaskPositions(mask.tensor.span, name=mask.tensor.name, reader=scope.reader, writer=(*scope.writers, "s")[0]))
     return axes[:-2]
 
@@ -71,11 +79,7 @@ def _gate(ctx: Context, gate: Gate, name: str) -> str:
 
 
 def _kernel(ctx: Context, kernel: Kernel) -> ir.LagKernel:
-    node = ctx.read(kernel.tensor)
-    if any(ctx.scope.is_time(axis) for axis in ctx.nodes[node].axes):
-        what = f"the values by lag, '{kernel.tensor.name}', vary with time"
-        raise ctx.fail(errors.BadPosition(kernel.tensor.span, what=what, hint="a kernel has a lag axis and no position"))
-    return ir.LagKernel(node, kernel.axis, kernel.newest_first)
+    return ir.LagKernel(ctx.read(kernel.tensor), kernel.axis, kernel.newest_first)
 
 
 def _documents(ctx: Context, ref: ast.TensorRef) -> str:
@@ -98,11 +102,16 @@ def _check_axes(ctx: Context, mask: ast.Mask, node: ir.Mask, axes: tuple[str, ..
     lags = {kernel.axis for kernel in node.kernels}
     have = {a for name in node.operands() for a in ctx.nodes[name].axes if not ctx.scope.is_time(a)} - lags
     if set(ctx.atoms_of(axes)) != have:
-        shown = dict.fromkeys(ctx.axis_of(atom) for atom in (*node.axes, *have) if atom in have)
+        used = {ctx.axis_of(atom) for atom in have}
+        shown = [axis for axis in ctx.scope.axes if axis in used]
         ends = ctx.scope.axes_of(mask.tensor)[-2:]
         raise ctx.fail(errors.MaskAxes(
-            mask.tensor.span, name=mask.tensor.name, declared=", ".join(axes) or "no axes",
-            found=", ".join(shown) or "none", want=f"{mask.tensor.name}[{','.join((*shown, *ends))}]"))
+            mask.tensor.span, name=mask.tensor.name, declared=_listed(axes),
+            found=_listed(shown), want=f"{mask.tensor.name}[{','.join((*shown, *ends))}]"))
+
+
+def _listed(axes: Sequence[str]) -> str:
+    return f"the ax{'e' if len(axes) > 1 else 'i'}s {', '.join(axes)}" if axes else "no axes"
 
 
 def multiply(name: str, masks: Sequence[ir.Mask], span: Span) -> ir.Mask | None:

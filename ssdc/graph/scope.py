@@ -149,18 +149,18 @@ def resolve(layer: ast.Layer, given: Mapping[str, int] | None = None, *, lenient
             for entry in statement.entries:
                 _axis(scope, entry, lenient)
     if not scope.reader:
-        scope.report(errors.NoTime(_head(layer), name=layer.name))
+        scope.report(errors.NoTime(head_span(layer), name=layer.name))
         scope.reader, scope.writers = "t", ("s",)
     _groups(scope)
     for statement in layer.statements:
         _declare(scope, statement)
     _parameter_names(scope)
     if not any(isinstance(statement, ast.Output) for statement in layer.statements):
-        scope.report(errors.NoOutput(_head(layer), name=layer.name))
+        scope.report(errors.NoOutput(head_span(layer), name=layer.name))
     return scope
 
 
-def _head(layer: ast.Layer) -> Span:
+def head_span(layer: ast.Layer) -> Span:
     """The words `layer NAME`."""
     return Span(layer.span.start, min(layer.span.end, layer.span.start + len("layer ") + len(layer.name)))
 
@@ -181,7 +181,7 @@ def _sizes(scope: Scope, given: dict[str, int], lenient: bool) -> None:
     for name in given:
         hint = did_you_mean(name, [size.name for size in layer.sizes], f"layer '{layer.name}' takes " + (
             ", ".join(size.name for size in layer.sizes) or "no sizes"))
-        scope.report(errors.UnknownSize(_head(layer), name=name, hint=hint))
+        scope.report(errors.UnknownSize(head_span(layer), name=name, hint=hint))
     for statement in layer.statements:
         if isinstance(statement, ast.Size):
             if statement.name in scope.sizes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from ssdc.syntax import ast
 
@@ -20,12 +21,13 @@ class Product:
     factors: tuple[tuple[ast.Expr, bool], ...]
 
 
-def sum_of_products(expr: ast.Expr, mixed: Callable[[ast.Expr], bool]) -> tuple[Product, ...]:
-    """The terms of an expression. A sum among the factors of which `mixed` holds is multiplied out."""
-    products: list[Product] = []
-    for sign, term in _terms(expr, 1):
-        products.extend(_multiply_out(Product(sign, ()), tuple(_factors(term)), mixed))
-    return tuple(products)
+def sum_of_products(expr: ast.Expr, mixed: Callable[[ast.Expr], bool], most: int | None = None) -> tuple[Product, ...]:
+    """The terms of an expression, the first `most`. A sum among the factors of which `mixed` holds is multiplied out."""
+    products = (
+        product for sign, term in _terms(expr, 1)
+        for product in _multiply_out(Product(sign, ()), tuple(_factors(term)), mixed)
+    )
+    return tuple(islice(products, most))
 
 
 def addends(expr: ast.Expr) -> tuple[ast.Expr, ...]:

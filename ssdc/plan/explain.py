@@ -10,7 +10,8 @@ from ssdc.plan.planner import Choice, Plan
 
 def explain(plan: Plan, graph: Graph | None = None) -> str:
     """The plan as text, for people."""
-    sizes = ", ".join(f"{name} = {size:,}" for name, size in plan.sizes.items())
+    time = graph.reader if graph is not None else "t"
+    sizes = ", ".join(f"{'T' if name == time else name} = {size:,}" for name, size in plan.sizes.items())
     rows = [f"layer {plan.layer} at {sizes}, on {plan.hardware.name}"]
     if graph is not None:
         rows.extend(_layer(graph, plan))
@@ -70,7 +71,9 @@ def _mask(choice: Choice) -> str:
     if mask.width is not None:
         words.append(f"width {mask.width}")
     if problem.gated:
-        words.append("gates per " + (", ".join(dict.fromkeys(a.partition("%")[0] for a in problem.gates)) or "layer"))
+        wholes = {atom.partition("%")[2] for atom in problem.gates}
+        names = dict.fromkeys(atom.partition("%")[0] for atom in problem.gates if atom not in wholes)
+        words.append("gates per " + (", ".join(names) or "layer"))
         words.append("changing with time" if problem.varying else "constant in time")
         if problem.inside:
             words.append("within the score product")

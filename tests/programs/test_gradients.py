@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.support.compare import UNIT, Report
+from tests.support.compare import Report
 from tests.support.gradients import conditioned, cotangents, expected, gradients, tolerance
-from tests.support.programs import CASES, CHUNK, Case, at, compiled, cut, draw_inputs, orders, reference, time_dims, tuple_of
-from tests.programs.test_orders import CAUSAL, joined
+from tests.support.programs import (
+    CASES, CAUSAL, CHUNK, Case, at, compiled, cut, draw_inputs, joined, orders, output_times, reference, time_dims, tuple_of,
+)  # fmt: skip
 
 LENGTH = CHUNK + 7
 
@@ -32,7 +33,7 @@ def test_inputs_and_parameters(case: Case, dtype: torch.dtype) -> None:
         assert set(found) == set(wanted)
         for name, g in found.items():
             assert g.dtype == dtype
-            report.check(g, wanted[name], case.grown * tolerance(condition[name], UNIT[dtype]), f"{order}, gradient of {name}")
+            report.check(g, wanted[name], tolerance(case, name, condition[name], dtype, order, LENGTH), f"{order}, gradient of {name}")
     report.close()
 
 
@@ -43,7 +44,7 @@ def test_through_the_state(case: Case) -> None:
     x = {k: v.double() if v.is_floating_point() else v for k, v in draw_inputs(case, LENGTH).items()}
     module = reference(case)
     weights = cotangents(case, tuple_of(module(**x)))
-    for w, d in zip(weights, [o for o in _times(case)], strict=True):
+    for w, d in zip(weights, output_times(case), strict=True):
         w.narrow(d, 0, place).zero_()
     wanted, condition = conditioned(lambda i, w: gradients(module, module, i, w), module, x, weights, time_dims(case))
     for order, wanted_order in orders(case).items():
@@ -53,19 +54,13 @@ def test_through_the_state(case: Case) -> None:
             first, state = layer(**cut(case, given, 0, place), return_state=True)
             second, state = layer(**cut(case, given, place, LENGTH - 1), state=state, return_state=True)
             last, _ = layer.step(state, **at(case, given, LENGTH - 1))
-            stepped = tuple(y.unsqueeze(d) for y, d in zip(tuple_of(last), _times(case), strict=True))
+            stepped = tuple(y.unsqueeze(d) for y, d in zip(tuple_of(last), output_times(case), strict=True))
             return tuple(joined(case, tuple_of(first), tuple_of(second), stepped))
 
         found = gradients(cut_call, layer, x, weights)
         for name, g in found.items():
-            report.check(g, wanted[name], case.grown * tolerance(condition[name], UNIT[torch.float64]), f"{order}, gradient of {name}")
+            report.check(g, wanted[name], tolerance(case, name, condition[name], torch.float64, order, LENGTH), f"{order}, gradient of {name}")
     report.close()
-
-
-def _times(case: Case) -> tuple[int | None, ...]:
-    from tests.support.programs import output_times
-
-    return output_times(case)
 
 
 @pytest.mark.parametrize("name", ("ssd", "gla", "rwkv6", "linear_attention", "plain_gates", "windows", "retention"))

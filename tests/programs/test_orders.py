@@ -6,16 +6,14 @@ from functools import lru_cache
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.support.compare import Report, check, fourier, tolerance
 from tests.support.programs import (
-    CASES, CHUNK, ONLY_REFERENCE, ROOT, STEADY_PARTS, Case, at, compiled, cut, draw_inputs, log_gate, orders,
-    output_times, reference, tuple_of,
+    CASES, CAUSAL, CHUNK, ONLY_REFERENCE, ROOT, STEADY_PARTS, Case, at, compiled, cut, draw_inputs, joined, log_gate,
+    orders, output_times, reference, tuple_of,
 )  # fmt: skip
 
 LENGTHS = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 1000)
-CAUSAL = tuple(case for case in CASES if case.name not in ("full_mix", "hydra", "reversed"))
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_causal_case = pytest.mark.parametrize("case", CAUSAL, ids=str)
 
@@ -45,11 +43,6 @@ def bounds(case: Case, order: str, length: int, b: int, *, dtype: torch.dtype = 
     if order in ("fft", "auto"):
         found = [f + fourier(m, d, case.grown) for f, m, d in zip(found, magnitude, output_times(case), strict=True)]
     return x, wanted, found
-
-
-def joined(case: Case, *parts: tuple[Tensor, ...]) -> list[Tensor]:
-    """Outputs of calls one after another, side by side in time."""
-    return [p[0] if d is None else torch.cat(p, d) for p, d in zip(zip(*parts, strict=True), output_times(case), strict=True)]
 
 
 def test_every_program_has_a_row() -> None:

@@ -122,6 +122,7 @@ CASES = (
     _odd("two_groupings", {"H": 8, "N": 3, "P": 2}),
     _odd("windows"),
 )
+CAUSAL = tuple(case for case in CASES if case.name not in ("full_mix", "hydra", "reversed"))
 ONLY_REFERENCE = ("deltanet",)
 """Programs that are not lowered yet."""
 
@@ -228,3 +229,8 @@ def output_times(case: Case) -> tuple[int | None, ...]:
 def tuple_of(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The outputs of a call as a tuple, however many there are."""
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def joined(case: Case, *parts: tuple[Tensor, ...]) -> list[Tensor]:
+    """Outputs of calls one after another, side by side in time."""
+    return [p[0] if d is None else torch.cat(p, d) for p, d in zip(zip(*parts, strict=True), output_times(case), strict=True)]
