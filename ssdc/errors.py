@@ -341,7 +341,10 @@ class UnknownSize(Fault):
 class UnknownAxis(Fault):
     code = "E204"
     message = "there is no axis '{name}'"
-    remedy = "declare it: `axis {name}` takes its size from the inputs, `axis {name} = SIZE` fixes it"
+    remedy = (
+        "declare it: `axis {name}` takes its size from the inputs, `axis {name} = SIZE` fixes it; a position in time "
+        "stands in the `time` statement"
+    )
 
 
 class BadSize(Fault):
@@ -353,7 +356,7 @@ class BadSize(Fault):
 class MissingSize(Fault):
     code = "E206"
     message = "size '{name}' of layer '{layer}' has no value"
-    remedy = "give it a default, `{name} = 64`, or a value when compiling, sizes={{'{name}': 64}}"
+    remedy = "{hint}"
 
 
 class NoTime(Fault):
@@ -483,8 +486,8 @@ class SummedInsideFunction(Fault):
 
 class MissingLeftAxis(Fault):
     code = "E303"
-    message = "'{name}' has the axis '{axis}', which nothing on the right has"
-    remedy = "drop the axis on the left, or multiply by a tensor that has it"
+    message = "'{name}' has the {axes}, which nothing on the right has"
+    remedy = "drop what the right lacks, or multiply by a tensor that has it"
 
 
 class NeedsMask(Fault):

@@ -250,7 +250,7 @@ class Context:
         """Where indices differ from the declared ones, and what to do."""
         shown = f"{ref.name}[{','.join(declared)}]"
         if len(declared) != len(used):
-            return ref.span, f"it takes {len(declared)} indices, not {len(used)}: {shown}"
+            return ref.span, f"it has {len(declared)} {'index' if len(declared) == 1 else 'indices'}, not {len(used)}: write {shown}"
         if set(declared) == set(used):
             return ref.span, f"write the indices in the declared order, {shown}"
         old, new = wrong[0]

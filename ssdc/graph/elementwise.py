@@ -278,7 +278,7 @@ def _options(ctx: Context, expr: ast.Reduce, pairs: bool) -> tuple[float | None,
         else:
             what = f"`{function}` takes no option '{option.name}'"
             takes = "eps" if NORMS.get(function) is not None else "mask, over a writer position" if function == "softmax" else "none"
-            hint = did_you_mean(option.name, ("eps", "mask"), f"it takes {takes}") if takes != "none" else "it takes none"
+            hint = did_you_mean(option.name, (takes[:4].strip(","),), f"it takes {takes}")
         if what:
             raise ctx.fail(errors.BadCall(option.span, what=what, hint=hint))
     return eps, where

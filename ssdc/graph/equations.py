@@ -77,6 +77,8 @@ def lower_equation(ctx: Context, target: ast.TensorRef, value: ast.Expr) -> str:
         raise ctx.fail(errors.BadCall(value.span, what=what, hint="give sums a line of their own: `e[...] = a[...] + b[...]`"))
     if target.name in {ref.name for ref in _tensors(value)}:
         check_self_reads(ctx, target, terms)
+        others = [ref for ref in _tensors(value) if ref.name != target.name]
+        _every(lambda ref: ctx.tensor(ref.name, ref.span) if ref.name in ctx.scope.masks else ctx.read(ref), others)
         what = f"the recursive equation of '{target.name}'"
         hint = "it has a reference (ssdc.reference), and no generated code so far"
         if len(ctx.scope.faults) == before:
@@ -161,12 +163,10 @@ def _axes(ctx: Context, expr: ir.Scalar) -> tuple[str, ...]:
 
 
 def _check_left(ctx: Context, left: Left, have: list[str]) -> None:
-    for axis in left.axes:
-        if axis not in have:
-            ctx.scope.report(errors.MissingLeftAxis(
-                index_span(left.ref, ctx.axis_of(axis)), name=left.name, axis=ctx.axis_of(axis)))
-    if any(axis not in have for axis in left.axes):
-        raise Broken
+    missing = list(dict.fromkeys(ctx.axis_of(axis) for axis in left.axes if axis not in have))
+    if missing:
+        axes = f"axis '{missing[0]}'" if len(missing) == 1 else "axes " + ", ".join(f"'{axis}'" for axis in missing)
+        raise ctx.fail(errors.MissingLeftAxis(index_span(left.ref, missing[0]), name=left.name, axes=axes))
 
 
 def _factors(ctx: Context, product: Product) -> list[Factor]:

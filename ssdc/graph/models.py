@@ -74,7 +74,8 @@ def _instance(scope: Scope, instance: ast.Instance, layers: Mapping[str, ast.Lay
             scope.report(errors.DuplicateName(value.span, what="size", name=name))
     for size in layer.sizes:
         if size.default is None and size.name not in given:
-            scope.report(errors.MissingSize(instance.span, name=size.name, layer=layer.name))
+            hint = f"write {layer.name}({size.name} = ...)"
+            scope.report(errors.MissingSize(instance.span, name=size.name, layer=layer.name, hint=hint))
 
 
 def _way_back(start: str, goal: str, layers: Mapping[str, ast.Layer]) -> list[str]:

@@ -65,8 +65,10 @@ class Scope:
     faults: list[Fault] = field(default_factory=list)
 
     def report(self, fault: Fault) -> None:
-        """Record a fault; checking goes on."""
-        self.faults.append(fault)
+        """Record a fault, once; checking goes on."""
+        known = ((other.code, other.span, other.text) for other in self.faults)
+        if (fault.code, fault.span, fault.text) not in known:
+            self.faults.append(fault)
 
     def is_size(self, name: str) -> bool:
         return name in self.sizes
@@ -176,7 +178,8 @@ def _sizes(scope: Scope, given: dict[str, int], lenient: bool) -> None:
         elif size.default is not None:
             value = evaluate(size.default, scope, lenient)
         elif not lenient:
-            scope.report(errors.MissingSize(size.span, name=size.name, layer=layer.name))
+            hint = f"give it a default, `{size.name} = 64`, or a value when compiling, sizes={{'{size.name}': 64}}"
+            scope.report(errors.MissingSize(size.span, name=size.name, layer=layer.name, hint=hint))
         scope.sizes[size.name] = value if value is not None else _UNKNOWN
     for name in given:
         hint = did_you_mean(name, [size.name for size in layer.sizes], f"layer '{layer.name}' takes " + (
