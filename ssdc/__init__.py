@@ -7,7 +7,7 @@ definition in float64. Importing this package imports no torch.
 from __future__ import annotations
 
 from ssdc.errors import CallError, DtypeError, OrderError, PlanError, SpecError, SsdcError, StateError
-from ssdc.pipeline import check, compile, reference  # noqa: A004
+from ssdc.pipeline import check, compile, reference
 
 __version__ = "0.1.0"
 

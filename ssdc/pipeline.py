@@ -60,7 +60,9 @@ def read(text: Text) -> Source:
     return Source(text)
 
 
-def check(text: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None, *, lenient: bool = True) -> Checked:
+def check(
+    text: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None, *, lenient: bool = True
+) -> Checked:
     """A program checked: every layer of it, and the graph of one (the last, or the one named).
 
     With `lenient`, a size without a value stays unknown. Raises SpecError with all faults found.
@@ -107,7 +109,7 @@ def text(checked: Checked, found: Plan) -> str:
     return render(checked.graph, found)
 
 
-def compile(  # noqa: A001
+def compile(
     source: Text,
     layer: str | None = None,
     sizes: Mapping[str, int] | None = None,
@@ -166,8 +168,13 @@ def _scope(source: Source, program: ast.Program, layer: ast.Layer, sizes: Mappin
 
 
 def eject(
-    source: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None, *, order: Order = "auto",
-    chunk: int | None = None, length: int = 2048,
+    source: Text,
+    layer: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    order: Order = "auto",
+    chunk: int | None = None,
+    length: int = 2048,
 ) -> str:
     """A Python file that holds one layer and needs torch alone; its orderings are planned for a call of `length`."""
     from ssdc import __version__

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ssdc.codegen.emit import Emitter, Value
+from ssdc.codegen.emit import Emitter
 from ssdc.codegen.operands import Operand, Operands
 
 Cut = Callable[[str, str], str]
@@ -50,7 +50,13 @@ def gathered(
 
 
 def prepare(
-    out: Emitter, ops: Operands, cut: Cut, cut_rows: Cut | None, count: str, chunk_axis: tuple[str, ...], length: str = "length"
+    out: Emitter,
+    ops: Operands,
+    cut: Cut,
+    cut_rows: Cut | None,
+    count: str,
+    chunk_axis: tuple[str, ...],
+    length: str = "length",
 ) -> Decays:
     """The gates cut into places. `cut_rows` cuts readers where they are fewer than writers (windows); `count` is the
     number of places of writers, which constant gates need, and `length` the number of positions that are cut."""

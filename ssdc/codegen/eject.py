@@ -21,28 +21,47 @@ from ssdc.syntax import ast
 HEADER = "import math\n\nimport torch\nfrom torch import Tensor, nn\nfrom torch.nn import functional"
 
 
-def eject(graph: Graph, plan: Plan, inits: Mapping[str, tuple[ast.Expr, int | None]], sizes: Mapping[str, int], version: str) -> str:
+def eject(
+    graph: Graph, plan: Plan, inits: Mapping[str, tuple[ast.Expr, int | None]], sizes: Mapping[str, int], version: str
+) -> str:
     """The text of the file. `inits` gives each parameter's initialiser and fan-in, `sizes` the layer's sizes by name."""
     parts = state_parts(graph)
     causal = not_causal(graph) is None
     body = render(graph, plan, imports="")
     body = body[body.index("def ") :]
     digest = hashlib.sha256(body.encode()).hexdigest()[:12]
-    primitives = _without_imports(runtime_text("primitives.py")).replace('NAMESPACE = "ssdc"', f'NAMESPACE = "ssdc_ejected_{digest}"')
+    primitives = _without_imports(runtime_text("primitives.py")).replace(
+        'NAMESPACE = "ssdc"', f'NAMESPACE = "ssdc_ejected_{digest}"'
+    )
     visible = [node for node in graph.inputs if not node.name.startswith("@")]
-    return environment().get_template("torch/ejected.jinja").render(
-        version=version, header=_imports(runtime_text("primitives.py"), runtime_text("blocks.py")),
-        blocks=_without_imports(runtime_text("blocks.py")), primitives=primitives, module=body, layer=repr(graph.layer),
-        inputs=repr(tuple((node.name, node.kind, tuple(_dimension(graph, atoms) for atoms in node.layout)) for node in visible)),
-        time=repr(graph.reader), outputs=repr(tuple((r.name, _time(graph, r.layout)) for r in graph.results)),
-        state=_state(graph, parts) if causal else "()",
-        parameters=[
-            (repr(node.name), _initial(inits[node.name], [_size(graph, atoms) for atoms in node.layout], sizes))
-            for node in graph.parameters
-        ],
-        names=repr([node.name for node in graph.parameters]), position=any(node.name == POSITION for node in graph.inputs),
-        position_state=next((k for k, part in enumerate(parts) if isinstance(part, Counter)), 0),
-        can_step=causal and step(graph, plan) is not None, causal=causal,
+    return (
+        environment()
+        .get_template("torch/ejected.jinja")
+        .render(
+            version=version,
+            header=_imports(runtime_text("primitives.py"), runtime_text("blocks.py")),
+            blocks=_without_imports(runtime_text("blocks.py")),
+            primitives=primitives,
+            module=body,
+            layer=repr(graph.layer),
+            inputs=repr(
+                tuple(
+                    (node.name, node.kind, tuple(_dimension(graph, atoms) for atoms in node.layout)) for node in visible
+                )
+            ),
+            time=repr(graph.reader),
+            outputs=repr(tuple((r.name, _time(graph, r.layout)) for r in graph.results)),
+            state=_state(graph, parts) if causal else "()",
+            parameters=[
+                (repr(node.name), _initial(inits[node.name], [_size(graph, atoms) for atoms in node.layout], sizes))
+                for node in graph.parameters
+            ],
+            names=repr([node.name for node in graph.parameters]),
+            position=any(node.name == POSITION for node in graph.inputs),
+            position_state=next((k for k, part in enumerate(parts) if isinstance(part, Counter)), 0),
+            can_step=causal and step(graph, plan) is not None,
+            causal=causal,
+        )
     )
 
 
@@ -72,7 +91,10 @@ def _state(graph: Graph, parts: tuple[StatePart, ...]) -> str:
                 shape = [_dimension(graph, atoms) for atoms in grouped(graph, axes)]
             case History(name=name, axes=axes, length=length):
                 kind = {"int": "torch.int64", "bool": "torch.bool"}.get(graph.nodes[name].kind, kind)
-                shape = [(length or 0) if atoms == (graph.reader,) else _dimension(graph, atoms) for atoms in grouped(graph, axes)]
+                shape = [
+                    (length or 0) if atoms == (graph.reader,) else _dimension(graph, atoms)
+                    for atoms in grouped(graph, axes)
+                ]
         rows.append(f"({part.name!r}, {tuple(shape)!r}, {kind}),")
     return "(" + " ".join(rows) + ")"
 
@@ -84,7 +106,11 @@ def _split(text: str) -> tuple[list[str], str]:
     tree = python.parse(text)
     imports = [node for node in tree.body if isinstance(node, python.Import | python.ImportFrom)]
     last = max(node.end_lineno or 0 for node in imports)
-    kept = [python.unparse(node) for node in imports if not (isinstance(node, python.ImportFrom) and node.module == "__future__")]
+    kept = [
+        python.unparse(node)
+        for node in imports
+        if not (isinstance(node, python.ImportFrom) and node.module == "__future__")
+    ]
     return kept, "\n".join(text.splitlines()[last:]).strip()
 
 
@@ -136,7 +162,9 @@ def _text(expr: ast.Expr, shape: list[int], fan_in: int | None, sizes: Mapping[s
             return f"({inner(std)} * torch.randn({tuple(shape)!r}))"
         case ast.Call(function="softplus_inverse", arguments=(value,)):
             return f"(lambda x: x + torch.log(-torch.expm1(-x)))({inner(value)})"
-        case ast.Call(function="softplus" | "silu" | "relu" | "gelu" | "elu" | "logsigmoid" as function, arguments=(value,)):
+        case ast.Call(
+            function="softplus" | "silu" | "relu" | "gelu" | "elu" | "logsigmoid" as function, arguments=(value,)
+        ):
             return f"functional.{function}({inner(value)})"
         case ast.Call(function=function, arguments=arguments) if function in FUNCTIONS:
             return f"torch.{function}({', '.join(inner(argument) for argument in arguments)})"

@@ -167,7 +167,9 @@ class Emitter:
             case ir.Index(atoms=atoms):
                 return self._index(atoms, dtype)
             case ir.Apply(function=function, arguments=arguments):
-                lowered = [self._scalar(a, nodes, order, dtype) if wide else self.scalar(a, nodes, order) for a in arguments]
+                lowered = [
+                    self._scalar(a, nodes, order, dtype) if wide else self.scalar(a, nodes, order) for a in arguments
+                ]
                 return self._apply(function, lowered, order)
             case ir.Fold(function=function, operand=operand, over=over, eps=eps, where=where):
                 inner = self._scalar(operand, nodes, order, dtype) if wide else self.scalar(operand, nodes, order)
@@ -189,9 +191,7 @@ class Emitter:
             texts[0] = f"torch.full((), {texts[0]}, device=device, dtype=dtype)"
         return self.new(_application(function, texts, arguments), axes)
 
-    def _fold(
-        self, function: str, value: Value, over: Sequence[str], eps: float | None, mask: Value | None
-    ) -> Value:
+    def _fold(self, function: str, value: Value, over: Sequence[str], eps: float | None, mask: Value | None) -> Value:
         dims = tuple_text(value.dim(axis) for axis in over)
         kept = tuple(axis for axis in value.axes if axis not in over)
         match function:

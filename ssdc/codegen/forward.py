@@ -53,9 +53,15 @@ def forward(graph: Graph, plan: Plan) -> tuple[tuple[Kernel, ...], dict[str, obj
             case _:
                 pass
     return tuple(kernels), {
-        "inputs": [f"i{k}" for k in range(len(graph.inputs))], "parameters": [f"p{k}" for k in range(len(graph.parameters))],
-        "states": list(writer.states.values()), "sizes": _size_lines(writer), "opened": opened, "body": list(out.lines),
-        "results": writer.results(), "finals": _finals(writer), "spans": bool(graph.writers),
+        "inputs": [f"i{k}" for k in range(len(graph.inputs))],
+        "parameters": [f"p{k}" for k in range(len(graph.parameters))],
+        "states": list(writer.states.values()),
+        "sizes": _size_lines(writer),
+        "opened": opened,
+        "body": list(out.lines),
+        "results": writer.results(),
+        "finals": _finals(writer),
+        "spans": bool(graph.writers),
     }
 
 
@@ -126,7 +132,9 @@ def _finals(writer: Writer) -> list[str]:
                     text = f"tail({text}, {time}, {length}, {name})"
                 texts.append(writer.stored(axes, text, opening=False))
             case Counter():
-                texts.append(f"(torch.zeros((), dtype=torch.int64, device=device) if {name} is None else {name}) + length")
+                texts.append(
+                    f"(torch.zeros((), dtype=torch.int64, device=device) if {name} is None else {name}) + length"
+                )
     return texts
 
 
@@ -135,7 +143,9 @@ def _dense(writer: Writer, node: ir.DenseMask) -> Value:
     graph, out = writer.graph, writer.out
     mask = graph.nodes[node.mask]
     assert isinstance(mask, ir.Mask)
-    choice = Choice(mask_problem(graph, mask, writer.plan.sizes), Candidate("quadratic", 0, {}, Cost(), 1), (), (), False)
+    choice = Choice(
+        mask_problem(graph, mask, writer.plan.sizes), Candidate("quadratic", 0, {}, Cost(), 1), (), (), False
+    )
     found = operands_of_mask(writer, choice)
     time, writer_axis = node.axes[-2:]
     flip = mask.direction == "reverse"
@@ -150,11 +160,15 @@ def _dense(writer: Writer, node: ir.DenseMask) -> Value:
     timed = found.timed()
     span = f"{timed[0].text}.shape[{timed[0].axes.index(time)}]" if timed else f"{_span(writer)}"
     local.lines.append(f"span = {span}")
-    decays = prepare(local, found, lambda text, _: text, lambda text, _: f"{text}[..., span - length :]", "span", (), "span")
+    decays = prepare(
+        local, found, lambda text, _: text, lambda text, _: f"{text}[..., span - length :]", "span", (), "span"
+    )
     both = mask.direction == "both"
     local.lines.append("lag = lags(length, span, device)")
     limit = "" if mask.width is None else f" & (lag < {mask.width})"
-    local.lines.append("keep = torch.ones_like(lag, dtype=torch.bool)" if both else f"keep = (lag >= {int(mask.strict)}){limit}")
+    local.lines.append(
+        "keep = torch.ones_like(lag, dtype=torch.bool)" if both else f"keep = (lag >= {int(mask.strict)}){limit}"
+    )
     for text in decays.documents:
         local.lines.append(f"keep = keep & {same(f'{text}[..., span - length :]', text)}")
     parts = []
@@ -162,14 +176,21 @@ def _dense(writer: Writer, node: ir.DenseMask) -> Value:
     if decays.total:
         parts.append(f"segment({decays.row}, {decays.total}, keep, dtype)")
     if decays.plain:
-        parts.append(f"products({decays.plain}, {decays.exclusive}, lags(span, span, device) >= 0)[..., span - length :, :] * keep")
+        parts.append(
+            f"products({decays.plain}, {decays.exclusive}, lags(span, span, device) >= 0)[..., span - length :, :] * keep"
+        )
     for op, kernel in found.kernels:
         inner = tuple(axis for axis in op.axes if axis != kernel.axis)
         text = local.full(op.value, (*inner, kernel.axis))
-        value = local.new(f"by_lag({text}, lag, {mask.width}, {kernel.newest_first}, {mask.strict}).to(dtype)", (*inner, time, writer_axis))
+        value = local.new(
+            f"by_lag({text}, lag, {mask.width}, {kernel.newest_first}, {mask.strict}).to(dtype)",
+            (*inner, time, writer_axis),
+        )
         axes = tuple(dict.fromkeys((*inner, *axes)))
         parts.append(local.full(value, axes))
-    value = local.new(" * ".join(parts) if parts else "keep.to(dtype)", axes if parts or decays.documents else (time, writer_axis))
+    value = local.new(
+        " * ".join(parts) if parts else "keep.to(dtype)", axes if parts or decays.documents else (time, writer_axis)
+    )
     if flip:
         value = local.new(f"{value.text}.flip(-1, -2)", value.axes)
     out.count = local.count
@@ -195,8 +216,16 @@ def operands_of_mask(writer: Writer, choice: Choice) -> Operands:
 
     kernels = named("k", tuple(kernel.node for kernel in mask.kernels))
     return Operands(
-        graph, choice, (), (), named("g", mask.log_gates), named("x", mask.exclusive_log_gates), named("a", mask.gates),
-        named("e", mask.exclusive_gates), named("d", mask.documents), tuple(zip(kernels, mask.kernels, strict=True)),
+        graph,
+        choice,
+        (),
+        (),
+        named("g", mask.log_gates),
+        named("x", mask.exclusive_log_gates),
+        named("a", mask.gates),
+        named("e", mask.exclusive_gates),
+        named("d", mask.documents),
+        tuple(zip(kernels, mask.kernels, strict=True)),
     )
 
 
@@ -205,7 +234,14 @@ def _renamed(found: Operands, names: Mapping[str, str]) -> Operands:
         return tuple(Operand(names[op.node], op.node, op.axes) for op in group)
 
     return Operands(
-        found.graph, found.choice, (), (), each(found.logs), each(found.exclusive_logs), each(found.plain),
-        each(found.exclusive_plain), each(found.documents),
+        found.graph,
+        found.choice,
+        (),
+        (),
+        each(found.logs),
+        each(found.exclusive_logs),
+        each(found.plain),
+        each(found.exclusive_plain),
+        each(found.documents),
         tuple((Operand(names[op.node], op.node, op.axes), kernel) for op, kernel in found.kernels),
     )

@@ -75,7 +75,14 @@ def operands(graph: Graph, choice: Choice) -> Operands:
 
     kernels = named("k", tuple(kernel.node for kernel in mask.kernels))
     return Operands(
-        graph, choice, named("r", node.readers), named("w", node.writers), named("g", mask.log_gates),
-        named("x", mask.exclusive_log_gates), named("a", mask.gates), named("e", mask.exclusive_gates),
-        named("d", mask.documents), tuple(zip(kernels, mask.kernels, strict=True)),
+        graph,
+        choice,
+        named("r", node.readers),
+        named("w", node.writers),
+        named("g", mask.log_gates),
+        named("x", mask.exclusive_log_gates),
+        named("a", mask.gates),
+        named("e", mask.exclusive_gates),
+        named("d", mask.documents),
+        tuple(zip(kernels, mask.kernels, strict=True)),
     )

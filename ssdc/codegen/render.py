@@ -20,7 +20,9 @@ IMPORTS = "from ssdc.runtime.blocks import *\nfrom ssdc.runtime.primitives impor
 def environment() -> jinja2.Environment:
     """The one Jinja environment; an undefined name is an error."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template_root()), undefined=jinja2.StrictUndefined, autoescape=False,
+        loader=jinja2.FileSystemLoader(template_root()),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
         keep_trailing_newline=True,
     )
 

@@ -33,9 +33,14 @@ def step(graph: Graph, plan: Plan) -> dict[str, object] | None:
             windowed = graph.mask(node).width is not None
             writer.values[name] = _window(writer, node) if windowed else _accumulate(writer, node, finals)
     return {
-        "inputs": [f"i{k}" for k in range(len(graph.inputs))], "parameters": [f"p{k}" for k in range(len(graph.parameters))],
-        "states": list(writer.states.values()), "sizes": _size_lines(writer), "opened": opened, "body": list(writer.out.lines),
-        "results": writer.results(), "finals": [_final(writer, part, finals) for part in writer.parts],
+        "inputs": [f"i{k}" for k in range(len(graph.inputs))],
+        "parameters": [f"p{k}" for k in range(len(graph.parameters))],
+        "states": list(writer.states.values()),
+        "sizes": _size_lines(writer),
+        "opened": opened,
+        "body": list(writer.out.lines),
+        "results": writer.results(),
+        "finals": [_final(writer, part, finals) for part in writer.parts],
     }
 
 
@@ -53,7 +58,9 @@ def _final(writer: Writer, part: Accumulator | History | Counter, finals: dict[s
             return f"{name} + 1"
 
 
-def _gate(writer: Writer, logs: tuple[str, ...], plain: tuple[str, ...], documents: tuple[str, ...], axes: tuple[str, ...]) -> str | None:
+def _gate(
+    writer: Writer, logs: tuple[str, ...], plain: tuple[str, ...], documents: tuple[str, ...], axes: tuple[str, ...]
+) -> str | None:
     """A product of gates at this position, aligned to `axes`."""
     out = writer.out
     parts = []
@@ -79,7 +86,9 @@ def _accumulate(writer: Writer, node: ir.Contraction, finals: dict[str, str]) ->
     axes = state_axes(graph, node)
     state = writer.states[Accumulator, node.name]
     update = writer.product(node.writers, axes) if node.writers else Value("1.0", ())
-    gate = _gate(writer, (*mask.log_gates, *mask.exclusive_log_gates), (*mask.gates, *mask.exclusive_gates), mask.documents, axes)
+    gate = _gate(
+        writer, (*mask.log_gates, *mask.exclusive_log_gates), (*mask.gates, *mask.exclusive_gates), mask.documents, axes
+    )
     later = f"torch.addcmul({update.text}, {gate}, {state})" if gate else f"{state} + {update.text}"
     finals[node.name] = out.new(later, axes).text
     seen = finals[node.name]
@@ -142,9 +151,14 @@ def _window_gate(writer: Writer, mask: ir.Mask, stretch, width: int) -> dict[str
         gate = out.new(f"({' + '.join(logs)}).expand(*{_lead(out, gates)}{width})", axes)
         total = out.new(f"{gate.text}.cumsum(-1)", axes)
         row = f"{total.text}[..., -1:]" + (f" - ({' + '.join(own)})[..., -1:]" if own else "")
-        keep = f".masked_fill(torch.arange({width}, device=device) == {width - 1}, -torch.inf)" if mask.strict and own else ""
+        keep = (
+            f".masked_fill(torch.arange({width}, device=device) == {width - 1}, -torch.inf)"
+            if mask.strict and own
+            else ""
+        )
         parts.append(f"decay(({row} - {total.text}){keep}, dtype)")
     if mask.gates or mask.exclusive_gates:
+
         def combined(found: tuple[str, ...]) -> str | None:
             if not found:
                 return None

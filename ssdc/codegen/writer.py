@@ -46,15 +46,18 @@ class Writer:
         for node in self.graph.nodes.values():
             if isinstance(node, ir.Stack):
                 sizes[node.axes[-1]] = self.plan_count(node.opened, sizes)
-        return {**sizes, self.graph.reader: "length", **{writer: "span" for writer in self.graph.writers}}
+        return {**sizes, self.graph.reader: "length", **dict.fromkeys(self.graph.writers, "span")}
 
     @staticmethod
     def plan_count(opened: tuple[tuple[str, ...], ...], sizes: Mapping[str, str]) -> str:
         """The number of columns of a stack, as text."""
         terms = [" * ".join(sizes[atom] for atom in one) or "1" for one in opened]
         text = " + ".join(terms)
-        return str(sum(int(sizes[one[0]]) if one else 1 for one in opened)) if all(
-            len(one) < 2 and (not one or sizes[one[0]].isdigit()) for one in opened) else f"({text})"
+        return (
+            str(sum(int(sizes[one[0]]) if one else 1 for one in opened))
+            if all(len(one) < 2 and (not one or sizes[one[0]].isdigit()) for one in opened)
+            else f"({text})"
+        )
 
     def free(self) -> tuple[str, ...]:
         """The atoms whose size each call decides, in order of first appearance in the inputs."""
@@ -102,7 +105,9 @@ class Writer:
 
     def _opened(self, node: ir.Input | ir.Parameter) -> Value:
         """A stored tensor with one dimension an atom."""
-        place = [n.name for n in (self.graph.inputs if isinstance(node, ir.Input) else self.graph.parameters)].index(node.name)
+        place = [n.name for n in (self.graph.inputs if isinstance(node, ir.Input) else self.graph.parameters)].index(
+            node.name
+        )
         name = f"{'i' if isinstance(node, ir.Input) else 'p'}{place}"
         text, dim = name, 0
         for stored in node.layout:
@@ -113,7 +118,9 @@ class Writer:
                 text += f".squeeze({dim})"
                 continue
             if len(atoms) > 1:
-                text = f"torch.unflatten({text}, {dim}, ({', '.join(self._size_or_rest(atoms, atom) for atom in atoms)}))"
+                text = (
+                    f"torch.unflatten({text}, {dim}, ({', '.join(self._size_or_rest(atoms, atom) for atom in atoms)}))"
+                )
             dim += len(atoms)
         axes = self.axes(node.axes)
         return Value(name, axes) if text == name else self.out.new(text, axes)
@@ -163,7 +170,7 @@ class Writer:
 
     def _numbers(self) -> dict[str, int]:
         known = {atom: size for atom, size in self.graph.sizes.items() if size is not None}
-        return {**{axis: 64 for axis in self.out.sizes}, **known, **self.plan.sizes}
+        return {**dict.fromkeys(self.out.sizes, 64), **known, **self.plan.sizes}
 
     def _linear(self, node: ir.Linear) -> Value:
         learned = any(isinstance(self.graph.nodes[name], ir.Parameter) for name in node.operands)
@@ -237,7 +244,10 @@ class Writer:
             text = f"{self.states[History, node.operand]}.select({time}, -{node.steps})"
             for name in node.documents:
                 when = self.graph.nodes[name].axes
-                place = Value(f"{self.states[History, name]}.select({when.index(self.graph.reader)}, -{node.steps})", self.values[name].axes)
+                place = Value(
+                    f"{self.states[History, name]}.select({when.index(self.graph.reader)}, -{node.steps})",
+                    self.values[name].axes,
+                )
                 alike = self.out.new(f"({self.values[name].text} == {place.text}).to(dtype)", self.values[name].axes)
                 text = f"{text} * {self.out.full(alike, source.axes)}"
             return self.out.new(text, source.axes)
@@ -288,6 +298,3 @@ class Writer:
 
     def accumulators(self) -> tuple[Accumulator, ...]:
         return tuple(part for part in self.parts if isinstance(part, Accumulator))
-
-
-

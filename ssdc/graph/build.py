@@ -7,6 +7,7 @@ contractions that share operands (`fuse`), document boundaries of packed calls (
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ssdc import errors
 from ssdc.graph import nodes as ir
@@ -14,6 +15,7 @@ from ssdc.graph.context import Broken, Context
 from ssdc.graph.elementwise import check_functions, lower
 from ssdc.graph.equations import lower_equation
 from ssdc.graph.graph import Graph, Result
+from ssdc.graph.initials import check_initialisers
 from ssdc.graph.inputs import check_inputs
 from ssdc.graph.masks import lower_mask
 from ssdc.graph.models import check_models, is_model_call
@@ -32,6 +34,7 @@ def build(scope: Scope, layers: Mapping[str, ast.Layer] | None = None) -> Graph 
             _guarded(ctx, name)
     for name in scope.symbols:
         _guarded(ctx, name)
+    check_initialisers(scope)
     check_models(scope, layers or {})
     results = _results(ctx)
     if not scope.faults:
@@ -39,16 +42,20 @@ def build(scope: Scope, layers: Mapping[str, ast.Layer] | None = None) -> Graph 
     if scope.faults:
         return None
     return Graph(
-        layer=scope.layer.name, reader=scope.reader, writers=scope.writers, nodes=ctx.nodes, results=results,
-        sizes=ctx.sizes(), atoms={axis: ctx.atoms(axis) for axis in (scope.reader, *scope.axes)}, equations=ctx.equations,
+        layer=scope.layer.name,
+        reader=scope.reader,
+        writers=scope.writers,
+        nodes=ctx.nodes,
+        results=results,
+        sizes=ctx.sizes(),
+        atoms={axis: ctx.atoms(axis) for axis in (scope.reader, *scope.axes)},
+        equations=ctx.equations,
     )
 
 
 def _guarded(ctx: Context, name: str) -> None:
-    try:
+    with suppress(Broken):
         ctx.tensor(name, ctx.scope.symbols[name].span)
-    except Broken:
-        pass
 
 
 def _lower_symbol(ctx: Context, name: str) -> None:
@@ -78,7 +85,10 @@ def _declared(ctx: Context, name: str) -> str:
     if symbol.kind == "complex":
         hint = "it has a reference (ssdc.reference); carry the real and imaginary parts as two tensors to compile it"
         raise ctx.fail(errors.NotLowered(symbol.span, what=f"the complex tensor '{name}'", hint=hint))
-    if len(ctx.times(symbol.axes)) > 1:
+    times = ctx.times(symbol.axes)
+    if symbol.role == "param" and times:
+        raise ctx.fail(errors.ParameterOverTime(symbol.span, name=name, axis=times[0]))
+    if len(times) > 1:
         hint = "it has a reference (ssdc.reference); make it of tensors with one position each to compile it"
         raise ctx.fail(errors.NotLowered(symbol.span, what=f"the input '{name}' over pairs of positions", hint=hint))
     axes = ctx.atoms_of(symbol.axes)
@@ -87,8 +97,11 @@ def _declared(ctx: Context, name: str) -> str:
     if symbol.role == "input":
         return ctx.add(ir.Input(name, axes, layout, kind=kind, span=symbol.span))
     init = next(
-        param.init for statement in ctx.scope.layer.statements if isinstance(statement, ast.Params)
-        for param in statement.entries if param.tensor.name == name
+        param.init
+        for statement in ctx.scope.layer.statements
+        if isinstance(statement, ast.Params)
+        for param in statement.entries
+        if param.tensor.name == name
     )
     return ctx.add(ir.Parameter(name, axes, layout, init, kind=kind, span=symbol.span))
 
@@ -170,7 +183,9 @@ def _results(ctx: Context) -> tuple[Result, ...]:
     for statement in ctx.scope.layer.statements:
         if not isinstance(statement, ast.Output):
             continue
-        for name, span in zip(statement.names, statement.spans or (statement.span,) * len(statement.names), strict=True):
+        for name, span in zip(
+            statement.names, statement.spans or (statement.span,) * len(statement.names), strict=True
+        ):
             symbol = ctx.scope.symbols.get(name)
             if any(result.name == name for result in results):
                 ctx.scope.report(errors.DuplicateName(span, what="output", name=name))

@@ -74,7 +74,9 @@ class Context:
         groups = sorted((g for g in grouping if g.groups == whole), key=lambda g: g.size or 1)
         if not groups:
             return (axis,)
-        chain = [groups[0].name] + [f"{group.name}%{before.name}" for before, group in zip(groups, groups[1:], strict=False)]
+        chain = [groups[0].name] + [
+            f"{group.name}%{before.name}" for before, group in zip(groups, groups[1:], strict=False)
+        ]
         if axis == whole:
             return (*chain, f"{whole}%{groups[-1].name}")
         return tuple(chain[: [group.name for group in groups].index(axis) + 1])
@@ -131,7 +133,9 @@ class Context:
             del self.nodes[old]
             self.nodes[new] = replace(made, name=new)
         else:
-            self.nodes = {(new if k == old else k): (replace(v, name=new) if k == old else v) for k, v in self.nodes.items()}
+            self.nodes = {
+                (new if k == old else k): (replace(v, name=new) if k == old else v) for k, v in self.nodes.items()
+            }
         if self._interned.get(_key(made)) == old:
             self._interned[_key(made)] = new
         if old in self.equations:
@@ -145,7 +149,9 @@ class Context:
         if name in self._broken:
             raise Broken
         if name not in self.scope.symbols:
-            hint = did_you_mean(name, self.scope.symbols, "declare it as an input or a param, or define it by an equation")
+            hint = did_you_mean(
+                name, self.scope.symbols, "declare it as an input or a param, or define it by an equation"
+            )
             raise self.fail(errors.UnknownTensor(span, name=name, hint=hint))
         if name in self.current:
             self._broken.update(self.current)
@@ -165,12 +171,14 @@ class Context:
         self._broken.update(names)
 
     def _circle(self, name: str, span: Span) -> Fault:
-        around = [*self.current[self.current.index(name):], name]
+        around = [*self.current[self.current.index(name) :], name]
         masks = [one for one in around if one in self.scope.masks]
         hint = (
             f"a mask's gates are known before any tensor read through it: take '{masks[0]}' from other tensors"
-            if masks else "write one of them as a recursive equation, which reads itself at a writer position under a "
-            "strict mask, or break the circle")
+            if masks
+            else "write one of them as a recursive equation, which reads itself at a writer position under a "
+            "strict mask, or break the circle"
+        )
         return errors.Circular(span, name=name, path=" -> ".join(around), hint=hint)
 
     # ---- reading ----
@@ -200,7 +208,8 @@ class Context:
             node = self.nodes[name]
             name = self.add(ir.Shift(f"{name}@{steps}", node.axes, name, steps, kind=node.kind, span=ref.span))
         renames = tuple(
-            (old, new) for old, new in zip(symbol.axes, used, strict=True)
+            (old, new)
+            for old, new in zip(symbol.axes, used, strict=True)
             if old != new and not (self.scope.is_time(old) and len(self.times(symbol.axes)) == 1)
         )
         return self.rename(name, renames, ref) if renames else name
@@ -209,7 +218,9 @@ class Context:
         """Faults for a mask's indices."""
         for index in ref.indices:
             if isinstance(index, ast.LagIndex | ast.LookupIndex):
-                what = f"the mask '{ref.name}' is read {'at a lag' if isinstance(index, ast.LagIndex) else 'by a lookup'}"
+                what = (
+                    f"the mask '{ref.name}' is read {'at a lag' if isinstance(index, ast.LagIndex) else 'by a lookup'}"
+                )
                 hint = "a mask is read at a reader and a writer position; `strict` leaves out the reader's own"
                 raise self.fail(errors.BadPosition(index.span, what=what, hint=hint))
         self.check_axes(ref, self.scope.symbols[ref.name].axes, self.scope.axes_of(ref))
@@ -225,7 +236,9 @@ class Context:
                 raise self.fail(errors.BadPosition(index.span, what=what, hint=hint))
             if len(self.times(declared)) > 1:
                 what = f"'{ref.name}' over pairs of positions, read at a lag,"
-                raise self.fail(errors.NotLowered(index.span, what=what, hint="read the tensors it is made of at a lag"))
+                raise self.fail(
+                    errors.NotLowered(index.span, what=what, hint="read the tensors it is made of at a lag")
+                )
 
     def times(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """The positions among some axes."""
@@ -241,8 +254,11 @@ class Context:
         wrong = [(a, b) for a, b in zip(declared, used, strict=False) if not self._same(a, b)]
         if wrong or len(declared) != len(used):
             span, hint = self._mismatch(ref, declared, used, wrong)
-            raise self.fail(errors.WrongIndices(
-                span, name=ref.name, declared=f"[{','.join(declared)}]", found=f"[{','.join(used)}]", hint=hint))
+            raise self.fail(
+                errors.WrongIndices(
+                    span, name=ref.name, declared=f"[{','.join(declared)}]", found=f"[{','.join(used)}]", hint=hint
+                )
+            )
 
     def _mismatch(
         self, ref: ast.TensorRef, declared: tuple[str, ...], used: tuple[str, ...], wrong: list[tuple[str, str]]
@@ -250,7 +266,10 @@ class Context:
         """Where indices differ from the declared ones, and what to do."""
         shown = f"{ref.name}[{','.join(declared)}]"
         if len(declared) != len(used):
-            return ref.span, f"it has {len(declared)} {'index' if len(declared) == 1 else 'indices'}, not {len(used)}: write {shown}"
+            return (
+                ref.span,
+                f"it has {len(declared)} {'index' if len(declared) == 1 else 'indices'}, not {len(used)}: write {shown}",
+            )
         if set(declared) == set(used):
             return ref.span, f"write the indices in the declared order, {shown}"
         old, new = wrong[0]
@@ -279,13 +298,19 @@ class Context:
         axes = tuple(table.get(axis, axis) for axis in node.axes)
         if len(set(axes)) < len(axes):
             raise self.fail(errors.RepeatedAxis(index_span(ref, pairs[0][1]), name=ref.name, axis=pairs[0][1]))
-        return self.add(ir.Rename(f"{name}~{','.join(new for _, new in pairs)}", axes, name, pairs, kind=node.kind, span=ref.span))
+        return self.add(
+            ir.Rename(f"{name}~{','.join(new for _, new in pairs)}", axes, name, pairs, kind=node.kind, span=ref.span)
+        )
 
     def _lookup(self, ref: ast.TensorRef, table: str) -> str:
         first, *rest = ref.indices
         if any(isinstance(index, ast.LagIndex) for index in rest):
             what = f"the row of '{ref.name}' is read at a lag"
-            raise self.fail(errors.BadPosition(ref.span, what=what, hint="look the row up on a line of its own, and read that at a lag"))
+            raise self.fail(
+                errors.BadPosition(
+                    ref.span, what=what, hint="look the row up on a line of its own, and read that at a lag"
+                )
+            )
         if not isinstance(first, ast.LookupIndex) or any(isinstance(index, ast.LookupIndex) for index in rest):
             what = "a lookup anywhere but in the first index"
             span = next(index.span for index in reversed(ref.indices) if isinstance(index, ast.LookupIndex))
@@ -293,12 +318,14 @@ class Context:
         ids = self.read(first.tensor)
         if self.nodes[ids].kind != "int":
             what = f"'{first.tensor.name}' selects rows and is not an int tensor"
-            raise self.fail(errors.BadType(first.span, what=what, hint=f"declare it as `{first.tensor.name}[...] : int`"))
+            raise self.fail(
+                errors.BadType(first.span, what=what, hint=f"declare it as `{first.tensor.name}[...] : int`")
+            )
         symbol = self.scope.symbols[ref.name]
         if not symbol.axes:
             what = f"'{ref.name}' has no axis of rows"
             raise self.fail(errors.BadPosition(ref.span, what=what, hint=f"declare it along one: `{ref.name}[v, ...]`"))
         tail = tuple(axis for index in rest for axis in self.scope.axes_of(ast.TensorRef(ref.name, (index,))))
         self.check_axes(ref, symbol.axes[1:], tail)
-        axes = self.nodes[ids].axes + self.nodes[table].axes[len(self.atoms(symbol.axes[0])):]
+        axes = self.nodes[ids].axes + self.nodes[table].axes[len(self.atoms(symbol.axes[0])) :]
         return self.add(ir.Lookup(f"{table}[{ids}]", axes, table, ids, kind=self.nodes[table].kind, span=ref.span))

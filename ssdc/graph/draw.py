@@ -12,7 +12,9 @@ def to_text(graph: Graph) -> str:
     for name in graph.order:
         node = graph.nodes[name]
         rows.append(f"  {name}[{','.join(node.axes)}] = {describe(node)}")
-    results = ", ".join(result.name if result.name == result.node else f"{result.name} = {result.node}" for result in graph.results)
+    results = ", ".join(
+        result.name if result.name == result.node else f"{result.name} = {result.node}" for result in graph.results
+    )
     return "\n".join([*rows, f"  output {results}"])
 
 
@@ -50,9 +52,14 @@ def describe(node: ir.AnyNode) -> str:
 
 def _mask(node: ir.Mask) -> str:
     words = [node.direction, *(["strict"] if node.strict else [])]
-    words += [f"exp({name})" for name in node.log_gates] + [f"exp({name}) exclusive" for name in node.exclusive_log_gates]
+    words += [f"exp({name})" for name in node.log_gates] + [
+        f"exp({name}) exclusive" for name in node.exclusive_log_gates
+    ]
     words += [*node.gates, *(f"{name} exclusive" for name in node.exclusive_gates)]
-    words += [f"kernel {kernel.node} over {kernel.axis}{'' if kernel.newest_first else ' oldest first'}" for kernel in node.kernels]
+    words += [
+        f"kernel {kernel.node} over {kernel.axis}{'' if kernel.newest_first else ' oldest first'}"
+        for kernel in node.kernels
+    ]
     words += [f"width {node.width}"] if node.width is not None else []
     words += [f"documents {name}" for name in node.documents]
     return ", ".join([*words, "in [0, 1]" if node.bounded else "not shown to lie in [0, 1]"])
@@ -74,7 +81,9 @@ def show(expr: ir.Scalar) -> str:
         case ir.Apply(function=function, arguments=arguments):
             return f"{function}({', '.join(show(argument) for argument in arguments)})"
         case ir.Fold(function=function, operand=operand, over=over, eps=eps, where=where):
-            options = ([f"eps={eps:g}"] if eps is not None else []) + ([f"mask={show(where)}"] if where is not None else [])
+            options = ([f"eps={eps:g}"] if eps is not None else []) + (
+                [f"mask={show(where)}"] if where is not None else []
+            )
             inner = f"{show(operand)} over {','.join(over)}"
             return f"{function}({', '.join([inner, *options])})"
 
@@ -89,7 +98,9 @@ def to_mermaid(graph: Graph) -> str:
         left, right = shapes.get(type(node), ("[", "]"))
         label = f"{name} [{','.join(node.axes)}]".replace('"', "'")
         rows.append(f'  {short}{left}"{label}"{right}')
-    rows += [f"  {ids[source]} --> {ids[target]}" for source, target in graph.net.edges if source in ids and target in ids]
+    rows += [
+        f"  {ids[source]} --> {ids[target]}" for source, target in graph.net.edges if source in ids and target in ids
+    ]
     return "\n".join(rows)
 
 
@@ -102,5 +113,7 @@ def to_dot(graph: Graph) -> str:
         node = graph.nodes[name]
         label = f"{name} [{','.join(node.axes)}]".replace('"', "'")
         rows.append(f'  {short} [label="{label}", shape={shapes.get(type(node), "box")}];')
-    rows += [f"  {ids[source]} -> {ids[target]};" for source, target in graph.net.edges if source in ids and target in ids]
+    rows += [
+        f"  {ids[source]} -> {ids[target]};" for source, target in graph.net.edges if source in ids and target in ids
+    ]
     return "\n".join([*rows, "}"])

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from ssdc import errors
 from ssdc.graph import nodes as ir
 from ssdc.graph.context import Context
-from ssdc.graph.packing import POSITION
 from ssdc.graph.functions import ELEMENTWISE, NORMS, REDUCTIONS
+from ssdc.graph.packing import POSITION
 from ssdc.graph.scope import did_you_mean, name_span
 from ssdc.structures.walk import walk
 from ssdc.syntax import ast
@@ -91,10 +91,14 @@ def _check_call(ctx: Context, expr: ast.Call) -> None:
         ctx.scope.report(errors.BadCall(span, what="`split` stands inside an expression", hint=hint))
     elif function in ctx.scope.models:
         hint = f"give it a statement of its own: `y[...] = {function}(...)`"
-        ctx.scope.report(errors.BadCall(span, what=f"a call of the submodule '{function}' stands inside an expression", hint=hint))
+        ctx.scope.report(
+            errors.BadCall(span, what=f"a call of the submodule '{function}' stands inside an expression", hint=hint)
+        )
     elif function in NORMS or (function in REDUCTIONS and function not in ELEMENTWISE):
         hint = f"name them: {function}(e over h)"
-        ctx.scope.report(errors.BadCall(span, what=f"`{function}` is called without the axes that it runs over", hint=hint))
+        ctx.scope.report(
+            errors.BadCall(span, what=f"`{function}` is called without the axes that it runs over", hint=hint)
+        )
     elif function not in ELEMENTWISE:
         names = (*ELEMENTWISE, *REDUCTIONS, *NORMS, *ctx.scope.models)
         hint = did_you_mean(function, names, "the functions are " + " ".join(sorted(set(names))))
@@ -102,8 +106,14 @@ def _check_call(ctx: Context, expr: ast.Call) -> None:
     elif not ELEMENTWISE[function][0] <= count <= ELEMENTWISE[function][1]:
         low, high = ELEMENTWISE[function]
         want = str(low) if low == high else f"{low} to {high}"
-        hint = f"to reduce, name the axes: {function}(e over h)" if function in ("min", "max") else FORMS.get(function, f"written {function}(e)")
-        what = f"`{function}` takes {want} argument{'s' * (high > 1)}, and {count} {'is' if count == 1 else 'are'} given"
+        hint = (
+            f"to reduce, name the axes: {function}(e over h)"
+            if function in ("min", "max")
+            else FORMS.get(function, f"written {function}(e)")
+        )
+        what = (
+            f"`{function}` takes {want} argument{'s' * (high > 1)}, and {count} {'is' if count == 1 else 'are'} given"
+        )
         ctx.scope.report(errors.BadCall(expr.span, what=what, hint=hint))
 
 
@@ -137,7 +147,9 @@ def lower(ctx: Context, expr: ast.Expr, *, pairs: bool = False) -> ir.Scalar:
             if not ctx.scope.is_size(name):
                 known = f"'{name}' is an axis; index({name}) is the position along it" if name in ctx.scope.axes else ""
                 known = f"'{name}' is a tensor: give its indices, {name}[...]" if name in ctx.scope.symbols else known
-                hint = known or did_you_mean(name, ctx.scope.sizes, "a tensor carries brackets; a name without them is a size")
+                hint = known or did_you_mean(
+                    name, ctx.scope.sizes, "a tensor carries brackets; a name without them is a size"
+                )
                 raise ctx.fail(errors.UnknownSize(expr.span, name=name, hint=hint))
             return ir.Const(float(ctx.scope.sizes[name]))
         case ast.TensorRef():
@@ -171,7 +183,12 @@ def _operation(op: str, *operands: ir.Scalar) -> ir.Scalar:
             value = None
         if isinstance(value, float) and math.isfinite(value):
             return ir.Const(value)
-    if op == "-" and operands[0] == ir.Const(1.0) and isinstance(operands[1], ir.Apply) and operands[1].function == "exp":
+    if (
+        op == "-"
+        and operands[0] == ir.Const(1.0)
+        and isinstance(operands[1], ir.Apply)
+        and operands[1].function == "exp"
+    ):
         return ir.Apply("neg", (ir.Apply("expm1", operands[1].arguments),))  # 1 - exp(e) without its cancellation
     return ir.Apply(op, operands)
 
@@ -247,14 +264,20 @@ def _check_over(ctx: Context, expr: ast.Reduce, pairs: bool) -> None:
                     continue
                 hint = f"sum over time in a term, with a mask: `mask M[{reader},{writer}] = causal`, or `full`"
                 if function == "softmax":
-                    hint = (f"a softmax over time is taken over the writer position of a tensor over pairs of positions: "
-                            f"`w[...,{reader},{writer}] = softmax(score[...,{reader},{writer}] over {writer})`")
-                raise ctx.fail(errors.BadPosition(index.span, what=f"`{function}` runs over the position '{axis}'", hint=hint))
+                    hint = (
+                        f"a softmax over time is taken over the writer position of a tensor over pairs of positions: "
+                        f"`w[...,{reader},{writer}] = softmax(score[...,{reader},{writer}] over {writer})`"
+                    )
+                raise ctx.fail(
+                    errors.BadPosition(index.span, what=f"`{function}` runs over the position '{axis}'", hint=hint)
+                )
             if axis not in ctx.scope.axes:
                 raise ctx.fail(errors.UnknownAxis(index.span, name=axis))
             if not set(ctx.atoms(axis)) <= atoms:
                 what = f"`{function}` runs over '{axis}', which its argument does not have"
-                raise ctx.fail(errors.BadCall(index.span, what=what, hint=f"the argument has {', '.join(have) or 'no axis'}"))
+                raise ctx.fail(
+                    errors.BadCall(index.span, what=what, hint=f"the argument has {', '.join(have) or 'no axis'}")
+                )
 
 
 def _options(ctx: Context, expr: ast.Reduce, pairs: bool) -> tuple[float | None, ir.Scalar | None]:
@@ -277,7 +300,13 @@ def _options(ctx: Context, expr: ast.Reduce, pairs: bool) -> tuple[float | None,
             hint = f"this one runs over {', '.join(over_axes(expr))}"
         else:
             what = f"`{function}` takes no option '{option.name}'"
-            takes = "eps" if NORMS.get(function) is not None else "mask, over a writer position" if function == "softmax" else "none"
+            takes = (
+                "eps"
+                if NORMS.get(function) is not None
+                else "mask, over a writer position"
+                if function == "softmax"
+                else "none"
+            )
             hint = did_you_mean(option.name, (takes[:4].strip(","),), f"it takes {takes}")
         if what:
             raise ctx.fail(errors.BadCall(option.span, what=what, hint=hint))
@@ -289,7 +318,11 @@ def _mask_option(ctx: Context, expr: ast.Reduce, option: ast.Option) -> ir.Scala
         case ast.Name(name=name) | ast.TensorRef(name=name) if name in ctx.scope.masks:
             node = ctx.tensor(name, option.span)
             times = ctx.times(free_axes(ctx, expr.operand))
-            return ir.Ref(ctx.add(ir.DenseMask(f"{name}[{','.join(times)}]", (*ctx.nodes[node].axes, *times), node, span=option.span)))
+            return ir.Ref(
+                ctx.add(
+                    ir.DenseMask(f"{name}[{','.join(times)}]", (*ctx.nodes[node].axes, *times), node, span=option.span)
+                )
+            )
         case _:
             hint = f"declare it, `mask M[{ctx.scope.reader},{(*ctx.scope.writers, 's')[0]}] = causal`, then write `mask = M`"
             raise ctx.fail(errors.BadCall(option.value.span, what="the option `mask` names no mask", hint=hint))

@@ -74,7 +74,9 @@ def lower_equation(ctx: Context, target: ast.TensorRef, value: ast.Expr) -> str:
     terms = sum_of_products(value, lambda expr: _mixed(ctx, expr, left), MOST_TERMS + 1)
     if len(terms) > MOST_TERMS:
         what = f"the expression has more than {MOST_TERMS} terms when multiplied out"
-        raise ctx.fail(errors.BadCall(value.span, what=what, hint="give sums a line of their own: `e[...] = a[...] + b[...]`"))
+        raise ctx.fail(
+            errors.BadCall(value.span, what=what, hint="give sums a line of their own: `e[...] = a[...] + b[...]`")
+        )
     if target.name in {ref.name for ref in _tensors(value)}:
         check_self_reads(ctx, target, terms)
         others = [ref for ref in _tensors(value) if ref.name != target.name]
@@ -86,7 +88,10 @@ def lower_equation(ctx: Context, target: ast.TensorRef, value: ast.Expr) -> str:
     if len(ctx.scope.faults) > before:
         raise Broken
     factors = _every(lambda product: _factors(ctx, product), terms)
-    lowered = _every(lambda pair: _term(ctx, pair[1][0], pair[1][1], left, pair[0]), list(enumerate(zip(terms, factors, strict=True))))
+    lowered = _every(
+        lambda pair: _term(ctx, pair[1][0], pair[1][1], left, pair[0]),
+        list(enumerate(zip(terms, factors, strict=True))),
+    )
     _check_left(ctx, left, [axis for term in lowered for axis in _axes(ctx, term)])
     if len(lowered) == 1 and isinstance(lowered[0], ir.Ref) and ctx.nodes[lowered[0].node].axes == left.axes:
         return ctx.name(lowered[0].node, f"{left.name}:1", left.name)
@@ -140,8 +145,7 @@ def _mixed(ctx: Context, expr: ast.Expr, left: Left) -> bool:
     if not masks and (len(positions(ctx, expr)) < 2 or len(left.positions) > 1):
         return False
     summed = [
-        frozenset(ctx.atoms_of(free_axes(ctx, addend))) - set(left.axes) - left.positions
-        for addend in addends(expr)
+        frozenset(ctx.atoms_of(free_axes(ctx, addend))) - set(left.axes) - left.positions for addend in addends(expr)
     ]
     if len(set(summed)) > 1:
         what = "this sum mixes positions, and its terms are summed over different axes"
@@ -287,8 +291,11 @@ def _short(expr: ast.Expr) -> str:
     return names[0] if names else "const"
 
 
-def _at_one_position(ctx: Context, factors: list[Factor], left: tuple[str, ...], name: str, pairs: bool = False) -> ir.Scalar:
+def _at_one_position(
+    ctx: Context, factors: list[Factor], left: tuple[str, ...], name: str, pairs: bool = False
+) -> ir.Scalar:
     """A term without a summed position: elementwise, or einsum over the factors that share summed atoms."""
+
     def summed(factor: Factor) -> set[str]:
         return set(factor.atoms) - set(left)
 
@@ -346,8 +353,10 @@ def _summed_over_time(ctx: Context, factors: list[Factor], left: Left, name: str
         if len(factor.positions) > 1 and not isinstance(factor.expr, ast.TensorRef):
             one, other = sorted(factor.positions, key=lambda p: (p != reader, p))[:2]
             what = f"the positions '{one}' and '{other}' meet inside {_what(factor.expr)}, which no mask can take apart"
-            hint = (f"multiply it out; or, at quadratic cost, define it over pairs of positions on a line of its own, "
-                    f"`e[...,{one},{other}] = ...`")
+            hint = (
+                f"multiply it out; or, at quadratic cost, define it over pairs of positions on a line of its own, "
+                f"`e[...,{one},{other}] = ...`"
+            )
             raise ctx.fail(errors.BadPosition(factor.expr.span, what=what, hint=hint))
     if reader in summed:
         what = f"the reader position '{reader}' is summed: '{left.name}' does not have it"
@@ -404,7 +413,11 @@ def _peel(
         one = min(ends) if ends else ctx.scope.reader
         if ends:
             what = f"masks read '{writer}' from several positions, {' and '.join(sorted(ends))}"
-            raise ctx.fail(errors.BadPosition(mine[-1].expr.span, what=what, hint=f"give the sum over '{writer}' a line of its own"))
+            raise ctx.fail(
+                errors.BadPosition(
+                    mine[-1].expr.span, what=what, hint=f"give the sum over '{writer}' a line of its own"
+                )
+            )
         span = next((_at(factor.expr, writer) for factor in plain if writer in factor.positions), left.span)
         raise ctx.fail(errors.NeedsMask(span, reader=one, writer=writer))
     (reader,) = ends
@@ -434,8 +447,13 @@ def _contract(
         raise ctx.fail(errors.NeedsMask(span, reader=reader, writer=writer))
     for mask in masks:
         if mask.inverse:
-            raise ctx.fail(errors.BadPosition(mask.expr.span, what=f"the term divides by the mask '{_short(mask.expr)}', which is zero in places",
-                hint="a mask is a factor; to divide by its row sum, define that on a line of its own"))
+            raise ctx.fail(
+                errors.BadPosition(
+                    mask.expr.span,
+                    what=f"the term divides by the mask '{_short(mask.expr)}', which is zero in places",
+                    hint="a mask is a factor; to divide by its row sum, define that on a line of its own",
+                )
+            )
         if _ends(ctx, mask) != (reader, writer):
             assert isinstance(mask.expr, ast.TensorRef)
             what = f"the mask '{mask.expr.name}' is read at [{','.join(_ends(ctx, mask))}], and this term reads from '{reader}' to '{writer}'"

@@ -40,7 +40,10 @@ def _fused(graph: Graph, members: list[ir.Contraction]) -> Graph:
     base = {a for name in (mask.name, *members[0].readers, *common) for a in graph.nodes[name].axes} | {graph.reader}
     own = [_own(graph, value, base) for value in values]
     kept = [tuple(axis for axis in member.axes if axis not in own[k]) for k, member in enumerate(members)]
-    if any(not set(own[k]) <= set(member.axes) for k, member in enumerate(members)) or len(set(map(frozenset, kept))) > 1:
+    if (
+        any(not set(own[k]) <= set(member.axes) for k, member in enumerate(members))
+        or len(set(map(frozenset, kept))) > 1
+    ):
         return graph
     if not common and all(values):
         return graph
@@ -50,7 +53,9 @@ def _fused(graph: Graph, members: list[ir.Contraction]) -> Graph:
         return graph
     stack_axes = (*(axis for axis in _order(graph) if axis in shared | {graph.reader}), column)
     stack = ir.Stack(f"{column}/values", stack_axes, tuple(values), tuple(own), span=members[0].span)
-    fused = ir.Contraction(column, (*kept[0], column), mask.name, members[0].readers, (*common, stack.name), span=members[0].span)
+    fused = ir.Contraction(
+        column, (*kept[0], column), mask.name, members[0].readers, (*common, stack.name), span=members[0].span
+    )
     columns = {
         member.name: ir.Column(member.name, member.axes, fused.name, k, tuple(own), span=member.span)
         for k, member in enumerate(members)

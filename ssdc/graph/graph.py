@@ -85,8 +85,13 @@ class Graph:
     def replace(self, nodes: Iterable[AnyNode], **changes: object) -> Graph:
         """This graph with other nodes (and other fields, by keyword)."""
         fields: dict[str, object] = {
-            "layer": self.layer, "reader": self.reader, "writers": self.writers, "results": self.results,
-            "sizes": self.sizes, "atoms": self.atoms, "equations": self.equations,
+            "layer": self.layer,
+            "reader": self.reader,
+            "writers": self.writers,
+            "results": self.results,
+            "sizes": self.sizes,
+            "atoms": self.atoms,
+            "equations": self.equations,
         }
         fields.update(changes)
         return Graph(nodes={node.name: node for node in nodes}, **fields)  # type: ignore[arg-type]

@@ -13,11 +13,15 @@ def check_inputs(scope: Scope) -> None:
     head = head_span(scope.layer)
     if not inputs:
         hint = f"a call takes length, dtype and device from its inputs: add `input x[b,{scope.reader}]`"
-        scope.report(errors.NoSizeFromInputs(head, axis="any axis", why=f"layer '{scope.layer.name}' has no input", hint=hint))
+        scope.report(
+            errors.NoSizeFromInputs(head, axis="any axis", why=f"layer '{scope.layer.name}' has no input", hint=hint)
+        )
         return
     if not any(scope.reader in symbol.axes for symbol in inputs):
         why = f"no input has the time axis '{scope.reader}', whose length each call decides"
-        scope.report(errors.NoSizeFromInputs(head, axis="time", why=why, hint=f"give an input the index '{scope.reader}'"))
+        scope.report(
+            errors.NoSizeFromInputs(head, axis="time", why=why, hint=f"give an input the index '{scope.reader}'")
+        )
     told = {axis for symbol in inputs for index in symbol.ref.indices for axis in _told(scope, index)}
     missing: set[str] = set()
     for symbol in scope.symbols.values():
@@ -27,7 +31,11 @@ def check_inputs(scope: Scope) -> None:
                 continue
             missing.add(axis)
             flat = any(axis in other.axes for other in inputs)
-            why = f"it stands only in flattened axes beside others without a size" if flat else f"no input has the axis '{axis}'"
+            why = (
+                "it stands only in flattened axes beside others without a size"
+                if flat
+                else f"no input has the axis '{axis}'"
+            )
             hint = f"give it a size, `axis {axis} = SIZE`, or an input along it"
             scope.report(errors.NoSizeFromInputs(index_span(symbol.ref, axis), axis=f"'{axis}'", why=why, hint=hint))
 

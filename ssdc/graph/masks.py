@@ -11,9 +11,8 @@ from ssdc.graph.context import Context
 from ssdc.graph.elementwise import check_functions, free_axes, lower, ordered
 from ssdc.graph.scope import evaluate
 from ssdc.source import Span
-from ssdc.structures.facts import facts_of
+from ssdc.structures.facts import Facts, Gate, Kernel, facts_of
 from ssdc.structures.product import product
-from ssdc.structures.facts import Facts, Gate, Kernel
 from ssdc.syntax import ast
 from ssdc.syntax.printer import print_expr
 
@@ -41,10 +40,20 @@ def lower_mask(ctx: Context, mask: ast.Mask) -> str:
     kernels = tuple(_kernel(ctx, kernel) for kernel in facts.kernels)
     documents = tuple(_documents(ctx, ref) for ref in facts.documents)
     node = ir.Mask(
-        name, ctx.atoms_of(axes), direction=facts.direction, strict=facts.strict,
-        log_gates=log_gates, exclusive_log_gates=exclusive_log_gates, gates=gates, exclusive_gates=exclusive_gates,
-        kernels=kernels, width=_width(ctx, facts, kernels), documents=documents, bounded=facts.bounded,
-        doubts=tuple(print_expr(gate.expr) for gate in facts.gates if not gate.bounded), span=mask.tensor.span,
+        name,
+        ctx.atoms_of(axes),
+        direction=facts.direction,
+        strict=facts.strict,
+        log_gates=log_gates,
+        exclusive_log_gates=exclusive_log_gates,
+        gates=gates,
+        exclusive_gates=exclusive_gates,
+        kernels=kernels,
+        width=_width(ctx, facts, kernels),
+        documents=documents,
+        bounded=facts.bounded,
+        doubts=tuple(print_expr(gate.expr) for gate in facts.gates if not gate.bounded),
+        span=mask.tensor.span,
     )
     _check_axes(ctx, mask, node, axes)
     return ctx.add(node)
@@ -55,7 +64,11 @@ def _declared(ctx: Context, mask: ast.Mask) -> tuple[str, ...]:
     axes, scope = ctx.scope.axes_of(mask.tensor), ctx.scope
     ends = axes[-2:]
     if len(ends) < 2 or ends[0] != scope.reader or ends[1] not in scope.writers or any(map(scope.is_time, axes[:-2])):
-        raise ctx.fail(errors.MaskPositions(mask.tensor.span, name=mask.tensor.name, reader=scope.reader, writer=(*scope.writers, "s")[0]))
+        raise ctx.fail(
+            errors.MaskPositions(
+                mask.tensor.span, name=mask.tensor.name, reader=scope.reader, writer=(*scope.writers, "s")[0]
+            )
+        )
     return axes[:-2]
 
 
@@ -92,7 +105,9 @@ def _documents(ctx: Context, ref: ast.TensorRef) -> str:
 
 def _width(ctx: Context, facts: Facts, kernels: Sequence[ir.LagKernel]) -> int | None:
     sizes = ctx.sizes()
-    widths = [sizes.get(kernel.axis) for kernel in kernels] + [evaluate(width, ctx.scope, True) for width in facts.widths]
+    widths = [sizes.get(kernel.axis) for kernel in kernels] + [
+        evaluate(width, ctx.scope, True) for width in facts.widths
+    ]
     known = [width for width in widths if width is not None]
     return min(known) if known else (1 if widths else None)
 
@@ -105,9 +120,15 @@ def _check_axes(ctx: Context, mask: ast.Mask, node: ir.Mask, axes: tuple[str, ..
         used = {ctx.axis_of(atom) for atom in have}
         shown = [axis for axis in ctx.scope.axes if axis in used]
         ends = ctx.scope.axes_of(mask.tensor)[-2:]
-        raise ctx.fail(errors.MaskAxes(
-            mask.tensor.span, name=mask.tensor.name, declared=_listed(axes),
-            found=_listed(shown), want=f"{mask.tensor.name}[{','.join((*shown, *ends))}]"))
+        raise ctx.fail(
+            errors.MaskAxes(
+                mask.tensor.span,
+                name=mask.tensor.name,
+                declared=_listed(axes),
+                found=_listed(shown),
+                want=f"{mask.tensor.name}[{','.join((*shown, *ends))}]",
+            )
+        )
 
 
 def _listed(axes: Sequence[str]) -> str:
@@ -121,14 +142,20 @@ def multiply(name: str, masks: Sequence[ir.Mask], span: Span) -> ir.Mask | None:
         return None
     widths = [mask.width for mask in masks if mask.width is not None]
     return ir.Mask(
-        name, tuple(dict.fromkeys(axis for mask in masks for axis in mask.axes)),
-        direction=min(directions) if directions else "both", strict=any(mask.strict for mask in masks),
+        name,
+        tuple(dict.fromkeys(axis for mask in masks for axis in mask.axes)),
+        direction=min(directions) if directions else "both",
+        strict=any(mask.strict for mask in masks),
         log_gates=sum((mask.log_gates for mask in masks), ()),
         exclusive_log_gates=sum((mask.exclusive_log_gates for mask in masks), ()),
-        gates=sum((mask.gates for mask in masks), ()), exclusive_gates=sum((mask.exclusive_gates for mask in masks), ()),
-        kernels=sum((mask.kernels for mask in masks), ()), width=min(widths) if widths else None,
+        gates=sum((mask.gates for mask in masks), ()),
+        exclusive_gates=sum((mask.exclusive_gates for mask in masks), ()),
+        kernels=sum((mask.kernels for mask in masks), ()),
+        width=min(widths) if widths else None,
         documents=tuple(dict.fromkeys(name for mask in masks for name in mask.documents)),
-        bounded=all(mask.bounded for mask in masks), doubts=sum((mask.doubts for mask in masks), ()), span=span,
+        bounded=all(mask.bounded for mask in masks),
+        doubts=sum((mask.doubts for mask in masks), ()),
+        span=span,
     )
 
 

@@ -54,7 +54,9 @@ def _instance(scope: Scope, instance: ast.Instance, layers: Mapping[str, ast.Lay
     layer = layers.get(instance.layer)
     if layer is None:
         others = [name for name in layers if name != scope.layer.name]
-        hint = did_you_mean(instance.layer, others, f"it has {', '.join(others)}" if others else "define it beside this one")
+        hint = did_you_mean(
+            instance.layer, others, f"it has {', '.join(others)}" if others else "define it beside this one"
+        )
         scope.report(errors.UnknownLayer(name_span(instance.span, instance.layer), name=instance.layer, hint=hint))
         return
     path = _way_back(layer.name, scope.layer.name, layers)
@@ -111,7 +113,9 @@ def _call(scope: Scope, define: ast.Define, call: ast.Call, members: list[ast.La
         if not isinstance(argument, ast.TensorRef):
             continue
         if argument.name not in scope.symbols:
-            hint = did_you_mean(argument.name, scope.symbols, "declare it as an input or a param, or define it by an equation")
+            hint = did_you_mean(
+                argument.name, scope.symbols, "declare it as an input or a param, or define it by an equation"
+            )
             scope.report(errors.UnknownTensor(argument.span, name=argument.name, hint=hint))
     inputs = [tensor.name for tensor in _inputs(members[0])]
     if len(call.arguments) != len(inputs):

@@ -30,8 +30,10 @@ def pack(graph: Graph) -> Graph:
             case ir.Shift(documents=documents):
                 made.append(replace(node, documents=(*documents, DOCUMENTS)))
             case ir.Map(expr=ir.Fold(over=over, where=None)) if set(over) & set(graph.writers):
-                raise OrderError(f"'{node.name}' runs over all positions without a mask, so packed documents would mix; "
-                                 "give the softmax a mask (mask = M)")
+                raise OrderError(
+                    f"'{node.name}' runs over all positions without a mask, so packed documents would mix; "
+                    "give the softmax a mask (mask = M)"
+                )
             case _:
                 made.append(node)
     return graph.replace(made)

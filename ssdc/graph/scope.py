@@ -104,8 +104,10 @@ class Scope:
             case ast.Reduce():
                 return False
             case ast.Call():
-                return expr.function not in self.models and expr.function != "split" and all(
-                    self._elementwise(argument, left) for argument in expr.arguments
+                return (
+                    expr.function not in self.models
+                    and expr.function != "split"
+                    and all(self._elementwise(argument, left) for argument in expr.arguments)
                 )
             case ast.Binary() | ast.Compare():
                 return self._elementwise(expr.left, left) and self._elementwise(expr.right, left)
@@ -182,8 +184,11 @@ def _sizes(scope: Scope, given: dict[str, int], lenient: bool) -> None:
             scope.report(errors.MissingSize(size.span, name=size.name, layer=layer.name, hint=hint))
         scope.sizes[size.name] = value if value is not None else _UNKNOWN
     for name in given:
-        hint = did_you_mean(name, [size.name for size in layer.sizes], f"layer '{layer.name}' takes " + (
-            ", ".join(size.name for size in layer.sizes) or "no sizes"))
+        hint = did_you_mean(
+            name,
+            [size.name for size in layer.sizes],
+            f"layer '{layer.name}' takes " + (", ".join(size.name for size in layer.sizes) or "no sizes"),
+        )
         scope.report(errors.UnknownSize(head_span(layer), name=name, hint=hint))
     for statement in layer.statements:
         if isinstance(statement, ast.Size):
@@ -292,7 +297,9 @@ def _grouping(scope: Scope, axis: AxisInfo) -> Fault | None:
     name = axis.groups or ""
     if scope.is_time(name):
         what = f"axis '{axis.name}' groups the time axis '{name}'"
-        return errors.BadGroups(axis.span, what=what, hint="time is never grouped; blocks of positions are the compiler's business")
+        return errors.BadGroups(
+            axis.span, what=what, hint="time is never grouped; blocks of positions are the compiler's business"
+        )
     if name == axis.name:
         hint = f"name the axis that it is a function of: `axis {name} = G groups h`"
         return errors.BadGroups(axis.span, what=f"axis '{name}' groups itself", hint=hint)
@@ -308,8 +315,12 @@ def _grouping(scope: Scope, axis: AxisInfo) -> Fault | None:
     for one in scope.axes.values():
         if one.groups == name and one.name != axis.name and one.size and axis.size:
             if one.size <= axis.size and axis.size % one.size:
-                what = f"'{axis.name}' ({axis.size} groups) and '{one.name}' ({one.size}) group '{name}' and do not nest"
-                return errors.BadGroups(axis.span, what=what, hint="of two groupings of one axis, one must divide the other")
+                what = (
+                    f"'{axis.name}' ({axis.size} groups) and '{one.name}' ({one.size}) group '{name}' and do not nest"
+                )
+                return errors.BadGroups(
+                    axis.span, what=what, hint="of two groupings of one axis, one must divide the other"
+                )
     return None
 
 
@@ -350,9 +361,7 @@ def _symbol(scope: Scope, ref: ast.TensorRef, role: Role, kind: str) -> bool:
         if axes.count(axis) > 1:
             scope.report(errors.RepeatedAxis(index_span(ref, axis, last=True), name=ref.name, axis=axis))
         elif scope.is_time(axis):
-            if role == "param":
-                scope.report(errors.ParameterOverTime(ref.span, name=ref.name, axis=axis))
-                break
+            pass
         elif axis not in scope.axes:
             scope.report(_unknown_axis(scope, ref, axis, role))
         elif role == "param" and not scope.axes[axis].fixed:
@@ -367,7 +376,8 @@ def _symbol(scope: Scope, ref: ast.TensorRef, role: Role, kind: str) -> bool:
 def _unknown_axis(scope: Scope, ref: ast.TensorRef, axis: str, role: Role) -> Fault:
     if role == "mask" and axis in scope.axes_of(ref)[-2:]:
         return errors.MaskPositions(
-            index_span(ref, axis), name=ref.name, reader=scope.reader, writer=(*scope.writers, "s")[0])
+            index_span(ref, axis), name=ref.name, reader=scope.reader, writer=(*scope.writers, "s")[0]
+        )
     return errors.UnknownAxis(index_span(ref, axis), name=axis)
 
 
@@ -379,11 +389,17 @@ def _declared_index(scope: Scope, ref: ast.TensorRef, index: ast.Index, role: Ro
             scope.report(errors.BadPosition(index.span, what=what, hint=hint))
         case ast.LookupIndex():
             what = f"'{ref.name}' is declared with a lookup"
-            scope.report(errors.BadPosition(index.span, what=what, hint="lookups are for reading: name the axis of the rows here"))
+            scope.report(
+                errors.BadPosition(
+                    index.span, what=what, hint="lookups are for reading: name the axis of the rows here"
+                )
+            )
         case ast.FlatIndex(names=names) if any(map(scope.is_time, names)) and role != "mask":
             what = f"'{ref.name}' has time inside the flattened axis ({' '.join(names)})"
             scope.report(errors.BadPosition(index.span, what=what, hint="give time an index of its own"))
-        case ast.AxisIndex(name=name) if role == "input" and name in scope.writers and scope.reader not in scope.axes_of(ref):
+        case ast.AxisIndex(name=name) if (
+            role == "input" and name in scope.writers and scope.reader not in scope.axes_of(ref)
+        ):
             what = f"the input '{ref.name}' is declared at the writer position '{name}'"
             hint = f"declare it at the reader position '{scope.reader}'; it may be read at any position"
             scope.report(errors.BadPosition(index.span, what=what, hint=hint))

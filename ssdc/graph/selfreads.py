@@ -36,7 +36,13 @@ def _reads(factor: ast.Expr, name: str, inverse: bool) -> Iterator[tuple[ast.Ten
 
 
 def _fault(
-    ctx: Context, target: ast.TensorRef, term: Product, ref: ast.TensorRef, plain: bool, place: int, directions: set[str]
+    ctx: Context,
+    target: ast.TensorRef,
+    term: Product,
+    ref: ast.TensorRef,
+    plain: bool,
+    place: int,
+    directions: set[str],
 ) -> Fault | None:
     scope, name = ctx.scope, target.name
     reader, writer = scope.reader, (*scope.writers, "s")[0]
@@ -46,17 +52,23 @@ def _fault(
     if reader not in ctx.times(scope.axes_of(target)) or len(times) != 1 or times[0] == reader or lagged:
         hint = f"a tensor reads itself at a writer position under a strict mask, `S[{reader},{writer}] * {name}[...,{writer},...]`"
         if lagged:
-            hint = (f"a recurrence over time is a mask: `mask L[...,{reader},{writer}] = semiseparable(a[...])`, then "
-                    f"`{name}[...] = L[...,{reader},{writer}] * x[...,{writer},...]`")
+            hint = (
+                f"a recurrence over time is a mask: `mask L[...,{reader},{writer}] = semiseparable(a[...])`, then "
+                f"`{name}[...] = L[...,{reader},{writer}] * x[...,{writer},...]`"
+            )
         return errors.Circular(ref.span, name=name, path=path, hint=hint)
     if not plain or place:
         what = f"the recursive equation of '{name}' is not linear in '{name}'"
-        return errors.BadPosition(ref.span, what=what, hint=f"'{name}' may stand once in a term, as a factor of its own")
+        return errors.BadPosition(
+            ref.span, what=what, hint=f"'{name}' may stand once in a term, as a factor of its own"
+        )
     ways = [_way(ctx, factor, reader, times[0]) for factor, inverse in term.factors if not inverse]
     masks = [way for way in ways if way is not None]
     if not any(strict for _, strict in masks):
-        hint = (f"multiply by a mask that leaves the diagonal out: `mask S[{reader},{writer}] = strict`, "
-                f"`S[{reader},{times[0]}] * {name}[...,{times[0]},...]`")
+        hint = (
+            f"multiply by a mask that leaves the diagonal out: `mask S[{reader},{writer}] = strict`, "
+            f"`S[{reader},{times[0]}] * {name}[...,{times[0]},...]`"
+        )
         return errors.Circular(ref.span, name=name, path=path, hint=hint)
     directions.update(way for way, _ in masks if way != "both")
     if len(directions) != 1:

@@ -50,7 +50,10 @@ def state_axes(graph: Graph, contraction: ir.Contraction) -> tuple[str, ...]:
     written = {a for name in contraction.writers for a in graph.nodes[name].axes} | gate_axes(graph, mask)
     kept = (written & read) - {graph.reader}
     declared = dict.fromkeys(atom for found in graph.atoms.values() for atom in found)
-    return (*(atom for atom in declared if atom in kept), *(a for a in contraction.axes if a in kept and a not in declared))
+    return (
+        *(atom for atom in declared if atom in kept),
+        *(a for a in contraction.axes if a in kept and a not in declared),
+    )
 
 
 def grouped(graph: Graph, axes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
@@ -153,6 +156,8 @@ def state_parts(graph: Graph) -> tuple[StatePart, ...]:
                     keep(operand, None)
             case _:
                 pass
-    histories = [History(name, graph.nodes[name].axes, lengths[name]) for name in graph.order if lengths.get(name, 0) != 0]
+    histories = [
+        History(name, graph.nodes[name].axes, lengths[name]) for name in graph.order if lengths.get(name, 0) != 0
+    ]
     counters = [Counter(POSITION)] if POSITION in graph.order else []
     return (*accumulators, *histories, *counters)

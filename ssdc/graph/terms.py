@@ -24,7 +24,8 @@ class Product:
 def sum_of_products(expr: ast.Expr, mixed: Callable[[ast.Expr], bool], most: int | None = None) -> tuple[Product, ...]:
     """The terms of an expression, the first `most`. A sum among the factors of which `mixed` holds is multiplied out."""
     products = (
-        product for sign, term in _terms(expr, 1)
+        product
+        for sign, term in _terms(expr, 1)
         for product in _multiply_out(Product(sign, ()), tuple(_factors(term)), mixed)
     )
     return tuple(islice(products, most))

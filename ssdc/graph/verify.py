@@ -19,7 +19,9 @@ def verify(graph: Graph) -> Graph:
     assert nx.is_directed_acyclic_graph(graph.net), "the graph has a circle"
     for result in graph.results:
         stored = {atom for atoms in result.layout for atom in atoms}
-        assert stored == set(graph.nodes[result.node].axes), f"the output {result.name} is stored with other axes than it has"
+        assert stored == set(graph.nodes[result.node].axes), (
+            f"the output {result.name} is stored with other axes than it has"
+        )
     return graph
 
 

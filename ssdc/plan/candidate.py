@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ssdc.plan.hardware import Hardware
 from ssdc.plan.problem import Problem
 from ssdc.plan.search import Cost, Operands, Path, search
-from ssdc.plan.hardware import Hardware
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,17 @@ class Pricing:
         self.terms[name] = path
         self.parts[name] = path.cost.times(repeat)
 
-    def elementwise(self, name: str, elements: float, passes: float, transcendental: float = 0.0, launches: int = 1) -> None:
+    def elementwise(
+        self, name: str, elements: float, passes: float, transcendental: float = 0.0, launches: int = 1
+    ) -> None:
         """Work on `elements` float32 entries in `launches` operations: passes over them, and exponentials an entry."""
         moved = 4.0 * elements * passes
         count = elements * transcendental
         machine = self.hardware
         seconds = launches * (machine.moving(moved / launches) + machine.launch) + count / machine.transcendental
-        self.parts[name] = Cost(0.0, elements * passes, count, moved, launches, seconds, 4.0 * elements * min(passes, 3.0))
+        self.parts[name] = Cost(
+            0.0, elements * passes, count, moved, launches, seconds, 4.0 * elements * min(passes, 3.0)
+        )
 
     def candidate(self, order: str, chunk: int | None, depth: int) -> Candidate:
         """All of it as a candidate."""

@@ -60,8 +60,10 @@ def _choice(choice: Choice) -> list[str]:
     rows.extend(f"   {refusal.order:<13} no: {refusal.reason}" for refusal in choice.refused)
     parts = sorted(choice.chosen.parts.items(), key=lambda part: -part[1])
     rows.append("  time goes to " + ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in parts[:4]))
-    rows.extend(f"  {doubt} is not shown to lie in [0, 1]: it is kept to forms that stay finite as long as the mask does"
-                for doubt in mask.doubts)
+    rows.extend(
+        f"  {doubt} is not shown to lie in [0, 1]: it is kept to forms that stay finite as long as the mask does"
+        for doubt in mask.doubts
+    )
     return rows
 
 

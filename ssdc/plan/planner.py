@@ -124,7 +124,8 @@ def _choose(found: Problem, order: str, chunk: int | None, hardware: Hardware) -
         for made in offer(found, hardware, chunk if order in ("auto", "chunked") else None):
             (candidates if isinstance(made, Candidate) else refused).append(made)  # type: ignore[arg-type]
     legal = [c for c in candidates if order in ("auto", c.order) and c.cost.workspace <= hardware.memory] or [
-        c for c in candidates if order in ("auto", c.order)]
+        c for c in candidates if order in ("auto", c.order)
+    ]
     if order == "auto" and chunk is not None and found.mask.width is None:
         legal = [c for c in legal if c.order == "chunked"] or legal
     if not legal:

@@ -73,7 +73,8 @@ class Problem:
     def at(self, operands: Operands, *places: str) -> Operands:
         """Operands with time replaced by places within chunks."""
         return tuple(
-            (name, tuple(new for axis in axes for new in (places if axis == self.time else (axis,)))) for name, axes in operands
+            (name, tuple(new for axis in axes for new in (places if axis == self.time else (axis,))))
+            for name, axes in operands
         )
 
     def out(self, *places: str) -> tuple[str, ...]:
@@ -92,10 +93,15 @@ def problem(graph: Graph, node: ir.Contraction, sizes: Mapping[str, int]) -> Pro
     declared = dict.fromkeys(atom for found in graph.atoms.values() for atom in found)
     gates = gate_axes(graph, mask)
     return Problem(
-        name=node.name, equation=graph.equations.get(node.name, node.name), time=graph.reader, mask=mask,
+        name=node.name,
+        equation=graph.equations.get(node.name, node.name),
+        time=graph.reader,
+        mask=mask,
         readers=tuple((f"r{k}", graph.nodes[name].axes) for k, name in enumerate(node.readers)),
         writers=tuple((f"w{k}", graph.nodes[name].axes) for k, name in enumerate(node.writers)),
-        axes=node.axes, state=state_axes(graph, node), gates=tuple(atom for atom in declared if atom in gates),
+        axes=node.axes,
+        state=state_axes(graph, node),
+        gates=tuple(atom for atom in declared if atom in gates),
         kernels=tuple(tuple(a for a in graph.nodes[k.node].axes if a != k.axis) for k in mask.kernels),
         varying=any(graph.reader in graph.nodes[name].axes for name in (*mask.all_gates, *mask.documents)),
         sizes=known,
@@ -107,8 +113,16 @@ def mask_problem(graph: Graph, mask: ir.Mask, sizes: Mapping[str, int]) -> Probl
     gates = gate_axes(graph, mask)
     declared = dict.fromkeys(atom for found in graph.atoms.values() for atom in found)
     return Problem(
-        name=mask.name, equation=mask.name, time=graph.reader, mask=mask, readers=(), writers=(), axes=(*mask.axes, graph.reader),
-        state=(), gates=tuple(atom for atom in declared if atom in gates), kernels=(),
+        name=mask.name,
+        equation=mask.name,
+        time=graph.reader,
+        mask=mask,
+        readers=(),
+        writers=(),
+        axes=(*mask.axes, graph.reader),
+        state=(),
+        gates=tuple(atom for atom in declared if atom in gates),
+        kernels=(),
         varying=any(graph.reader in graph.nodes[name].axes for name in (*mask.all_gates, *mask.documents)),
         sizes={atom: size for atom, size in graph.sizes.items() if size is not None} | dict(sizes),
     )

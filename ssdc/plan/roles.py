@@ -50,6 +50,14 @@ def roles(problem: Problem) -> Roles:
         return tuple(axis for axis in (problem.time, *batch, *axes) if axis in have)
 
     return Roles(
-        batch, rows, inner, ordered_outer, over(problem.readers, *rows, *inner), over(keys, *inner),
-        over(values, *ordered_outer), problem.readers, keys, values,
+        batch,
+        rows,
+        inner,
+        ordered_outer,
+        over(problem.readers, *rows, *inner),
+        over(keys, *inner),
+        over(values, *ordered_outer),
+        problem.readers,
+        keys,
+        values,
     )

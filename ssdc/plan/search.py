@@ -68,7 +68,7 @@ def search(operands: Operands, axes: tuple[str, ...], sizes: Mapping[str, int], 
     >>> sizes = {"i": 64, "j": 64, "n": 128, "p": 64, "h": 24}
     >>> q, k, mask, v = ("q", ("i", "n")), ("k", ("j", "n")), ("L", ("h", "i", "j")), ("v", ("j", "h", "p"))
     >>> [step.axes for step in search((q, k, mask, v), ("i", "h", "p"), sizes, CPU).steps]
-    [('i', 'j'), ('h', 'i', 'j'), ('i', 'h', 'p')]
+    [('j', 'i'), ('h', 'i', 'j'), ('i', 'h', 'p')]
     """
     used = {axis for _, found in operands for axis in found} | set(axes)
     return _search(operands, axes, tuple(sorted((axis, sizes[axis]) for axis in used)), hardware)
@@ -94,14 +94,16 @@ def _search(operands: Operands, axes: tuple[str, ...], sizes: tuple[tuple[str, i
         while part:
             other = subset ^ part
             if part > other:
-                cost = best[part][0] + best[other][0] + pair_cost(kept[part], kept[other], kept[subset], table, hardware)
+                cost = (
+                    best[part][0] + best[other][0] + pair_cost(kept[part], kept[other], kept[subset], table, hardware)
+                )
                 if subset not in best or cost.seconds < best[subset][0].seconds:
                     best[subset] = (cost, part)
             part = (part - 1) & subset
     steps: list[Step] = []
-    _steps(whole, best, kept, [name for name, _ in operands], axes, steps)
+    _steps(whole, best, kept, operands, axes, steps)
     if not steps:
-        (name, found), = operands
+        ((name, found),) = operands
         summed = frozenset(found) - out
         cost = pair_cost(frozenset(found), frozenset(), kept[whole], table, hardware) if summed else Cost()
         return Path((Step(name, "", "out", tuple(axis for axis in axes if axis in found)),), axes, cost)
@@ -109,27 +111,33 @@ def _search(operands: Operands, axes: tuple[str, ...], sizes: tuple[tuple[str, i
 
 
 def _steps(
-    subset: int, best: Mapping[int, tuple[Cost, int]], kept: Mapping[int, frozenset[str]], names: list[str],
-    axes: tuple[str, ...], steps: list[Step],
+    subset: int,
+    best: Mapping[int, tuple[Cost, int]],
+    kept: Mapping[int, frozenset[str]],
+    operands: Operands,
+    axes: tuple[str, ...],
+    steps: list[Step],
 ) -> tuple[str, tuple[str, ...]]:
     part = best[subset][1]
     if not part:
-        place = subset.bit_length() - 1
-        return names[place], tuple(kept[subset])
-    left, left_axes = _steps(part, best, kept, names, (), steps)
-    right, right_axes = _steps(subset ^ part, best, kept, names, (), steps)
-    if axes:
-        found = tuple(axis for axis in axes if axis in kept[subset])
-    else:
-        found = tuple(sorted(kept[subset], key=_rank))
+        return operands[subset.bit_length() - 1]
+    left, left_axes = _steps(part, best, kept, operands, (), steps)
+    right, right_axes = _steps(subset ^ part, best, kept, operands, (), steps)
+    natural = _natural(left_axes, right_axes, kept[subset])
+    found = tuple(axis for axis in axes if axis in kept[subset]) if axes else natural
     result = "out" if axes else f"{left}{right}"
     steps.append(Step(left, right, result, found))
     return result, found
 
 
-def _rank(axis: str) -> tuple[int, str]:
-    """Intermediate axes in a stable order: plain axes, then places within a chunk."""
-    return (axis.startswith("#"), axis)
+def _natural(left: tuple[str, ...], right: tuple[str, ...], kept: frozenset[str]) -> tuple[str, ...]:
+    """The axes of a pair's result in the order that moves least: as the larger operand has them, where nothing is summed;
+    else batch, rows, columns, as a matrix product has them."""
+    if {*left, *right} <= kept:
+        longer, shorter = (left, right) if len(left) >= len(right) else (right, left)
+        return tuple(dict.fromkeys((*longer, *shorter)))
+    batch = [axis for axis in left if axis in right]
+    return tuple(axis for axis in dict.fromkeys((*batch, *left, *right)) if axis in kept)
 
 
 def pair_cost(
@@ -139,6 +147,7 @@ def pair_cost(
 
     A matrix product where an axis is summed and each side has an axis of its own; elementwise work otherwise.
     """
+
     def count(axes: frozenset[str]) -> float:
         return float(prod(sizes[axis] for axis in axes))
 
@@ -153,4 +162,6 @@ def pair_cost(
         return Cost(matrix=work, bytes=moved, launches=1, seconds=seconds, workspace=4.0 * count(out))
     product = 4.0 * count(left | right) if summed else 0.0
     seconds = work / hardware.vector + hardware.moving(moved + 2 * product) + hardware.launch
-    return Cost(vector=work, bytes=moved + 2 * product, launches=1, seconds=seconds, workspace=4.0 * count(out) + product)
+    return Cost(
+        vector=work, bytes=moved + 2 * product, launches=1, seconds=seconds, workspace=4.0 * count(out) + product
+    )

@@ -55,7 +55,11 @@ def _write(directory: Path, name: str, text: str) -> Path:
     """The file of a text in a directory that belongs to this user alone. Raises OSError where that cannot be."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()) or found.st_mode & 0o022:
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or (hasattr(os, "getuid") and found.st_uid != os.getuid())
+        or found.st_mode & 0o022
+    ):
         raise PermissionError(f"{directory} is not a directory of this user alone")
     path = directory / f"{name}.py"
     data = text.encode()

@@ -46,8 +46,15 @@ class Layer(nn.Module):
     """
 
     def __init__(
-        self, source: Source, scope: Scope, graph: Graph, *, order: Order = "auto", chunk: int | None = None,
-        device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+        self,
+        source: Source,
+        scope: Scope,
+        graph: Graph,
+        *,
+        order: Order = "auto",
+        chunk: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.source, self.graph = source, graph
@@ -76,10 +83,18 @@ class Layer(nn.Module):
         assert isinstance(node, Parameter)
         shape = [_product(self.graph.sizes[atom] or 1 for atom in atoms) for atoms in node.layout]
         default, fan_in = default_initialiser(scope, name)
-        names = [next((axis for axis, found in self.graph.atoms.items() if found == atoms), "") for atoms in node.layout]
+        names = [
+            next((axis for axis, found in self.graph.atoms.items() if found == atoms), "") for atoms in node.layout
+        ]
         tensor = initialise(
-            node.init or default, shape, sizes=scope.sizes, axes=names, fan_in=fan_in, device=device,
-            dtype=dtype or torch.get_default_dtype(), source=self.source,
+            node.init or default,
+            shape,
+            sizes=scope.sizes,
+            axes=names,
+            fan_in=fan_in,
+            device=device,
+            dtype=dtype or torch.get_default_dtype(),
+            source=self.source,
         )
         declare(self, name, nn.Parameter(tensor))
 
@@ -91,7 +106,10 @@ class Layer(nn.Module):
     def _free_atoms(self) -> tuple[str, ...]:
         """The atoms that each call decides, the reader last."""
         found = dict.fromkeys(axis for node in self._signature.inputs for axis in node.axes)
-        return (*(atom for atom in found if atom != self.graph.reader and self.graph.sizes.get(atom) is None), self.graph.reader)
+        return (
+            *(atom for atom in found if atom != self.graph.reader and self.graph.sizes.get(atom) is None),
+            self.graph.reader,
+        )
 
     def _nominal(self) -> dict[str, int]:
         return {atom: NOMINAL_LENGTH if atom == self.graph.reader else 1 for atom in self._free}
@@ -132,7 +150,9 @@ class Layer(nn.Module):
         for name, size in given.items():
             atom = self.graph.reader if name == "T" and "T" not in sizes else name
             if atom not in sizes:
-                raise CallError(f"{self.graph.layer} has no per-call size '{name}'; it has T{''.join(', ' + a for a in self._free[:-1])}")
+                raise CallError(
+                    f"{self.graph.layer} has no per-call size '{name}'; it has T{''.join(', ' + a for a in self._free[:-1])}"
+                )
             if not isinstance(size, int) or size < 0:
                 raise CallError(f"the size {name} is {size!r}, and needs to be a whole number, at least 0")
             sizes[atom] = size
@@ -141,8 +161,12 @@ class Layer(nn.Module):
     # ---- calls ---------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, *args: Tensor, state: State | None = None, return_state: bool = False,
-        cu_seqlens: Tensor | Sequence[int] | None = None, **kwargs: Tensor,
+        self,
+        *args: Tensor,
+        state: State | None = None,
+        return_state: bool = False,
+        cu_seqlens: Tensor | Sequence[int] | None = None,
+        **kwargs: Tensor,
     ) -> Outputs:
         """All positions of the inputs, given by position in declared order or by name.
 
@@ -188,7 +212,9 @@ class Layer(nn.Module):
             raise CallError(f"init_state needs {', '.join(f'{atom}=' for atom in missing)}: the axes that calls decide")
         known = self._call_sizes(dict(sizes))
         tensors = [
-            torch.zeros(self._stored(part, known, 0), device=device or self._device(), dtype=self._state_dtype(part, dtype))
+            torch.zeros(
+                self._stored(part, known, 0), device=device or self._device(), dtype=self._state_dtype(part, dtype)
+            )
             for part in self._parts
         ]
         return State(self._identity, [part.name for part in self._parts], tensors)
@@ -238,7 +264,12 @@ class Layer(nn.Module):
         return outputs, State(self._identity, [part.name for part in self._parts], after) if want_state else None
 
     def _call(
-        self, function: Callable[..., Any], given: Sequence[Tensor], inputs: Sequence[Tensor], states: Sequence[Tensor | None], *flags: bool
+        self,
+        function: Callable[..., Any],
+        given: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        states: Sequence[Tensor | None],
+        *flags: bool,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """A generated function in its computing dtype, autocast off; its outputs in the dtype of the inputs."""
         parameters = [holder._parameters[leaf] for holder, leaf in self._holders]
@@ -282,7 +313,9 @@ class Layer(nn.Module):
             state = self.init_state(device=inputs[0].device, dtype=dtype, **per_call)
         return tuple(kept), state
 
-    def _documents(self, inputs: list[Tensor], sizes: dict[str, int], cu_seqlens: Any, state: Any, return_state: bool) -> Any:
+    def _documents(
+        self, inputs: list[Tensor], sizes: dict[str, int], cu_seqlens: Any, state: Any, return_state: bool
+    ) -> Any:
         """Each document by itself: outputs side by side in time, and a tuple of states."""
         offsets = offsets_of(cu_seqlens, sizes, self.graph.reader, inputs[0].device).tolist()
         count = len(offsets) - 1
@@ -292,7 +325,9 @@ class Layer(nn.Module):
         dims = [self._signature.time(name) for name in self._signature.names]
         outputs, after = [], []
         for start, end, before in zip(offsets, offsets[1:], states, strict=False):
-            part = [x if dim is None else x.narrow(dim, start, end - start) for x, dim in zip(inputs, dims, strict=True)]
+            part = [
+                x if dim is None else x.narrow(dim, start, end - start) for x, dim in zip(inputs, dims, strict=True)
+            ]
             y, later = self(*part, state=before, return_state=True)
             outputs.append(y if isinstance(y, tuple) else (y,))
             after.append(later)
@@ -345,22 +380,34 @@ class Layer(nn.Module):
         if self._not_causal is not None:
             raise StateError(f"{self.graph.layer} has no state and cannot go on: {self._not_causal}")
         if not isinstance(state, State):
-            raise StateError(f"the state is a {type(state).__name__}; take it from return_state=True, step() or init_state()")
+            raise StateError(
+                f"the state is a {type(state).__name__}; take it from return_state=True, step() or init_state()"
+            )
         if state.layer != self._identity:
             mine, other = self.graph.layer, state.layer.partition("/")[0]
             what = f"the state belongs to a layer '{other}'" + (" of other sizes" if mine == other else "")
             raise StateError(f"{what}, and this is '{mine}'; states go with the layer that made them")
         wide = any(tensor.dtype == torch.float64 for tensor in inputs)
         for part, tensor in zip(self._parts, state.tensors, strict=True):
-            past = tensor.shape[self.graph.nodes[part.name].axes.index(self.graph.reader)] if isinstance(part, History) and part.length is None else 0
+            past = (
+                tensor.shape[self.graph.nodes[part.name].axes.index(self.graph.reader)]
+                if isinstance(part, History) and part.length is None
+                else 0
+            )
             want = self._stored(part, sizes, past)
             if list(tensor.shape) != want:
-                raise StateError(f"the state's '{part.name}' has {list(tensor.shape)}, and these inputs need {want}; a state goes with its batch")
+                raise StateError(
+                    f"the state's '{part.name}' has {list(tensor.shape)}, and these inputs need {want}; a state goes with its batch"
+                )
             dtype = self._state_dtype(part, torch.float64 if wide else torch.float32)
             if tensor.dtype != dtype:
-                raise StateError(f"the state's '{part.name}' is {tensor.dtype}, and with these inputs needs {dtype}; cast it with state.to({dtype})")
+                raise StateError(
+                    f"the state's '{part.name}' is {tensor.dtype}, and with these inputs needs {dtype}; cast it with state.to({dtype})"
+                )
             if tensor.device != inputs[0].device:
-                raise StateError(f"the state's '{part.name}' is on {tensor.device}, and the inputs are on {inputs[0].device}; move it with state.to()")
+                raise StateError(
+                    f"the state's '{part.name}' is on {tensor.device}, and the inputs are on {inputs[0].device}; move it with state.to()"
+                )
 
     def extra_repr(self) -> str:
         """The layer's name and its equations' orders, for print(module)."""
@@ -373,6 +420,3 @@ def _product(sizes: Any) -> int:
     for size in sizes:
         total *= size
     return total
-
-
-

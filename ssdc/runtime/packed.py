@@ -18,13 +18,21 @@ def offsets_of(cu_seqlens: Tensor | Sequence[int], sizes: dict[str, int], reader
     if not isinstance(cu_seqlens, Tensor):
         cu_seqlens = torch.tensor(list(cu_seqlens), dtype=torch.int64)
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.is_floating_point():
-        raise CallError(f"cu_seqlens has shape {list(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}; it needs integers [documents + 1]")
+        raise CallError(
+            f"cu_seqlens has shape {list(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}; it needs integers [documents + 1]"
+        )
     for axis, size in sizes.items():
         if axis != reader and size != 1:
-            raise CallError(f"cu_seqlens goes with a batch of one, and the axis {axis} has size {size}; lay documents end to end in time")
+            raise CallError(
+                f"cu_seqlens goes with a batch of one, and the axis {axis} has size {size}; lay documents end to end in time"
+            )
     if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
         values = cu_seqlens.tolist()
-        if values[0] != 0 or values[-1] != sizes[reader] or any(b < a for a, b in zip(values, values[1:], strict=False)):
+        if (
+            values[0] != 0
+            or values[-1] != sizes[reader]
+            or any(b < a for a, b in zip(values, values[1:], strict=False))
+        ):
             raise CallError(f"cu_seqlens is {values}; it needs to rise from 0 to T = {sizes[reader]}")
     return cu_seqlens.to(device)
 

@@ -72,7 +72,9 @@ class Signature:
     def bind(self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> list[Tensor]:
         """The inputs in declared order. Raises CallError for missing, surplus and unknown ones."""
         if len(args) > len(self.names):
-            raise CallError(f"{self.graph.layer} takes {len(self.names)} inputs ({', '.join(self.names)}), and {len(args)} were given")
+            raise CallError(
+                f"{self.graph.layer} takes {len(self.names)} inputs ({', '.join(self.names)}), and {len(args)} were given"
+            )
         bound = dict(zip(self.names, args, strict=False))
         for name, tensor in kwargs.items():
             if name not in self.names:
@@ -84,7 +86,9 @@ class Signature:
             bound[name] = tensor
         missing = [name for name in self.names if name not in bound]
         if missing:
-            raise CallError(f"{self.graph.layer} needs the input{'s' * (len(missing) > 1)} {', '.join(missing)} besides")
+            raise CallError(
+                f"{self.graph.layer} needs the input{'s' * (len(missing) > 1)} {', '.join(missing)} besides"
+            )
         return [bound[name] for name in self.names]
 
     def check(self, inputs: Sequence[Tensor], device: torch.device | None, *, step: bool) -> Sizes:
@@ -102,33 +106,49 @@ class Signature:
             if step:
                 slots = tuple(slot for slot in slots if slot.open != self.graph.reader)
             if tensor.ndim != len(slots):
-                raise CallError(f"the input '{node.name}' has {tensor.ndim} dimensions {_shape(tensor)}, and needs {len(slots)}: {_axes(slots)}")
+                raise CallError(
+                    f"the input '{node.name}' has {tensor.ndim} dimensions {_shape(tensor)}, and needs {len(slots)}: {_axes(slots)}"
+                )
             for dim, slot in enumerate(slots):
                 self._dimension(node.name, tensor, dim, slot, slots, sizes, owners)
             self._dtype(node, tensor)
             if device is not None and tensor.device != device:
-                raise CallError(f"the input '{node.name}' is on {tensor.device}, and the layer is on {device}; move one of them with .to()")
+                raise CallError(
+                    f"the input '{node.name}' is on {tensor.device}, and the layer is on {device}; move one of them with .to()"
+                )
             device = device or tensor.device
         return sizes
 
     def _dimension(
-        self, name: str, tensor: Tensor, dim: int, slot: Slot, slots: Sequence[Slot], sizes: Sizes, owners: dict[str, str]
+        self,
+        name: str,
+        tensor: Tensor,
+        dim: int,
+        slot: Slot,
+        slots: Sequence[Slot],
+        sizes: Sizes,
+        owners: dict[str, str],
     ) -> None:
         size = tensor.shape[dim]
         if slot.open is None:
             if size != slot.fixed:
-                raise CallError(f"the input '{name}' has {_shape(tensor)}; its axis {slot.shown} in {_axes(slots)} has size {slot.fixed}, not {size}")
+                raise CallError(
+                    f"the input '{name}' has {_shape(tensor)}; its axis {slot.shown} in {_axes(slots)} has size {slot.fixed}, not {size}"
+                )
             return
         if slot.fixed != 1:
             if size % slot.fixed:
-                raise CallError(f"the input '{name}' has {_shape(tensor)}; its axis {slot.shown} in {_axes(slots)} is a multiple of {slot.fixed}, not {size}")
+                raise CallError(
+                    f"the input '{name}' has {_shape(tensor)}; its axis {slot.shown} in {_axes(slots)} is a multiple of {slot.fixed}, not {size}"
+                )
             size = size // slot.fixed
         if slot.open not in sizes:
             sizes[slot.open], owners[slot.open] = size, name
         elif sizes[slot.open] != size:
             raise CallError(
                 f"the input '{name}' has {_shape(tensor)}: size {size} along {slot.shown} of {_axes(slots)}, and "
-                f"'{owners[slot.open]}' has {sizes[slot.open]} there; inputs must agree")
+                f"'{owners[slot.open]}' has {sizes[slot.open]} there; inputs must agree"
+            )
 
     def _dtype(self, node: Input, tensor: Tensor) -> None:
         dtype = tensor.dtype
@@ -141,8 +161,15 @@ class Signature:
         else:
             fits = dtype.is_complex
         if not fits:
-            want = {"real": "a floating-point dtype", "bool": "torch.bool", "int": "an integer dtype", "complex": "a complex dtype"}
-            raise DtypeError(f"the input '{node.name}' is {tensor.dtype}, and is declared {node.kind}: it needs {want[node.kind]}")
+            want = {
+                "real": "a floating-point dtype",
+                "bool": "torch.bool",
+                "int": "an integer dtype",
+                "complex": "a complex dtype",
+            }
+            raise DtypeError(
+                f"the input '{node.name}' is {tensor.dtype}, and is declared {node.kind}: it needs {want[node.kind]}"
+            )
 
 
 def _shape(tensor: Tensor) -> str:

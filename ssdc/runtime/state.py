@@ -41,7 +41,10 @@ class State:
 
     def to(self, *args: Any, **kwargs: Any) -> State:
         """The state moved as `torch.Tensor.to` moves a tensor; integers keep their type."""
-        moved = [t.to(*args, **kwargs) if t.is_floating_point() else t.to(device=t.to(*args, **kwargs).device) for t in self.tensors]
+        moved = [
+            t.to(*args, **kwargs) if t.is_floating_point() else t.to(device=t.to(*args, **kwargs).device)
+            for t in self.tensors
+        ]
         return State(self.layer, self.names, moved)
 
     def detach(self) -> State:
@@ -49,7 +52,9 @@ class State:
         return State(self.layer, self.names, [tensor.detach() for tensor in self.tensors])
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in zip(self.names, self.tensors, strict=True))
+        parts = ", ".join(
+            f"{name}: {list(tensor.shape)}" for name, tensor in zip(self.names, self.tensors, strict=True)
+        )
         return f"State({self.layer.partition('/')[0]}, {parts})"
 
 

@@ -11,7 +11,8 @@ for each entry of the other axes. A gradient may be off by FACTOR * u * c, with 
 the values that the forward pass leaves and the backward pass reads, and twice for the estimate of c from DRAWS draws.
 
 In float64 the reference rounds as much as what it is compared with, and less carefully (1 - exp(x) as written), so that the
-bound is 1e-9 c. The order fft adds what `compare.fourier` derives. CANCELS are gradients that the chain rule, applied to a
+bound is 1e-9 c, and 16 u64 times the largest c for what cancels to nothing (scaling a query changes no quotient of row
+sums; what remains of a gradient is the rounding of terms as large as elsewhere). The order fft adds what `compare.fourier` derives. CANCELS are gradients that the chain rule, applied to a
 program as written, makes of terms that cancel: no computation of them from those terms is stable in the sense above.
 """
 
@@ -102,6 +103,8 @@ def tolerance(case: Case, name: str, condition: Tensor, dtype: torch.dtype, orde
     """How far each element of a gradient may be off."""
     unit = FACTOR * UNIT[dtype] if dtype == torch.float32 else 1e-9
     bound = unit * CANCELS.get((case.name, name), 1.0) * condition + torch.finfo(torch.float32).tiny
+    if dtype == torch.float64 and condition.numel():
+        bound = bound + 16 * UNIT[dtype] * condition.max()
     if order in ("fft", "auto") and condition.numel():
         factor = FACTOR * math.log2(4 * length) * math.sqrt(length) * UNIT[torch.float64] * case.grown
         bound = bound + factor * condition.max()

@@ -34,13 +34,21 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     reverse = tuple(f"{op.text} = {op.text}.flip({op.axes.index(problem.time)})" for op in ops.timed())
     timed = ops.timed()[0]
     return Kernel(
-        template="window" if window is not None else "blocks", name=name, title=title,
-        parameters=tuple(op.text for op in ops.all()), histories=tuple(f"h_{op.text}" for op in ops.remembered()),
+        template="window" if window is not None else "blocks",
+        name=name,
+        title=title,
+        parameters=tuple(op.text for op in ops.all()),
+        histories=tuple(f"h_{op.text}" for op in ops.remembered()),
         sections=sections,
         values={
-            "length": f"{timed.text}.shape[{timed.axes.index(problem.time)}]", "size": size, "inside": inside,
-            "reverse": reverse if problem.mask.direction == "reverse" else (), "result": y.text,
-            "whole": not candidate.chunk, "single": SUB >= (candidate.chunk or 2 * SUB), "before": (window or 1) - 1,
+            "length": f"{timed.text}.shape[{timed.axes.index(problem.time)}]",
+            "size": size,
+            "inside": inside,
+            "reverse": reverse if problem.mask.direction == "reverse" else (),
+            "result": y.text,
+            "whole": not candidate.chunk,
+            "single": SUB >= (candidate.chunk or 2 * SUB),
+            "before": (window or 1) - 1,
             "state": ", ".join(sizes[a] for a in problem.state) + ("," if len(problem.state) == 1 else ""),
             "like": ops.writers[0].text,
         },
@@ -113,7 +121,9 @@ def _within(out: Emitter, ops: Operands, decays: Decays) -> dict[str, Value]:
     return values
 
 
-def _carry(out: Emitter, ops: Operands, decays: Decays, values: dict[str, Value], section, inside: bool = False) -> None:  # type: ignore[no-untyped-def]
+def _carry(
+    out: Emitter, ops: Operands, decays: Decays, values: dict[str, Value], section, inside: bool = False
+) -> None:  # type: ignore[no-untyped-def]
     """What each chunk leaves, the states that enter each chunk, and the decays at its borders."""
     problem, terms = ops.problem, ops.choice.chosen.terms
     gates = problem.gates
@@ -143,9 +153,13 @@ def _borders(out: Emitter, ops: Operands, decays: Decays, inside: bool) -> tuple
     leave: list[str] = []
     enter: list[str] = []
     across: list[str] = []
-    timed = any(ops.problem.time in op.axes for op in (*ops.logs, *ops.exclusive_logs, *ops.plain, *ops.exclusive_plain))
+    timed = any(
+        ops.problem.time in op.axes for op in (*ops.logs, *ops.exclusive_logs, *ops.plain, *ops.exclusive_plain)
+    )
     if not timed and (decays.total or decays.plain):  # a chunk that ends early has fewer gates
-        out.lines.append("counts = (length - torch.arange((length + size - 1) // size, device=device) * size).clamp(max=size)")
+        out.lines.append(
+            "counts = (length - torch.arange((length + size - 1) // size, device=device) * size).clamp(max=size)"
+        )
         out.lines.append("steps = (counts[:, None] - 1 - torch.arange(size, device=device)).clamp(min=0)")
     first, alone = ("[..., :1]", "[..., 0]") if decays.varying else ("[..., :1].unsqueeze(-1)", "[..., :1]")
     if decays.total:
@@ -239,7 +253,10 @@ def _timed_gates(out: Emitter, ops: Operands) -> Operands:
         return tuple(made)
 
     return replace(
-        ops, logs=over_time(ops.logs), exclusive_logs=over_time(ops.exclusive_logs), plain=over_time(ops.plain),
+        ops,
+        logs=over_time(ops.logs),
+        exclusive_logs=over_time(ops.exclusive_logs),
+        plain=over_time(ops.plain),
         exclusive_plain=over_time(ops.exclusive_plain),
     )
 
@@ -315,7 +332,9 @@ def _window(out: Emitter, ops: Operands, section) -> Value:  # type: ignore[no-u
         axes = tuple(axis for axis in op.axes if axis != found.axis)
         kernel_text = out.full(op.value, (*axes, found.axis))
         values[f"K{k}"] = out.new(
-            f"by_lag({kernel_text}, lag, {width}, {found.newest_first}, {ops.mask.strict}).to(dtype)", (*axes, ROW, COLUMN))
+            f"by_lag({kernel_text}, lag, {width}, {found.newest_first}, {ops.mask.strict}).to(dtype)",
+            (*axes, ROW, COLUMN),
+        )
     _window_mask(out, ops, decays, values, before)
     section("mask")
     y = out.path(terms["diagonal"], values, problem.out(CHUNK, ROW))
@@ -337,6 +356,10 @@ def _window_mask(out: Emitter, ops: Operands, decays: Decays, values: dict[str, 
         parts.append(f"segment({decays.row}, {decays.total}, keep, dtype)")
     if decays.plain:
         cuts = [text if text else "None" for text in (decays.plain, decays.exclusive)]
-        parts.append(f"products({cuts[0]}, {cuts[1]}, lags(size + {before}, size + {before}, device) >= 0)[..., {before}:, :] * keep")
-    made = out.new(" * ".join(parts) if parts else "keep.to(dtype)", axes if parts or decays.documents else (ROW, COLUMN))
+        parts.append(
+            f"products({cuts[0]}, {cuts[1]}, lags(size + {before}, size + {before}, device) >= 0)[..., {before}:, :] * keep"
+        )
+    made = out.new(
+        " * ".join(parts) if parts else "keep.to(dtype)", axes if parts or decays.documents else (ROW, COLUMN)
+    )
     values["L"] = Value(out.full(made, axes), axes)

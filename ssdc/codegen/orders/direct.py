@@ -66,12 +66,21 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     timed = ops.timed()[0]
     flips = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in ops.timed())
     return Kernel(
-        template="direct", name=name, title=title, parameters=tuple(op.text for op in ops.all()),
-        histories=tuple(f"h_{op.text}" for op in ops.remembered()), sections={"prepare": prepare, "lag": tuple(out.lines)},
+        template="direct",
+        name=name,
+        title=title,
+        parameters=tuple(op.text for op in ops.all()),
+        histories=tuple(f"h_{op.text}" for op in ops.remembered()),
+        sections={"prepare": prepare, "lag": tuple(out.lines)},
         values={
-            "length": f"{timed.text}.shape[{timed.axes.index(time)}]", "term": result, "width": width,
-            "first": int(ops.mask.strict), "before": before, "plain": bool(ops.plain or ops.exclusive_plain),
-            "reverse": flips if problem.mask.direction == "reverse" else (), "flip": problem.axes.index(time),
+            "length": f"{timed.text}.shape[{timed.axes.index(time)}]",
+            "term": result,
+            "width": width,
+            "first": int(ops.mask.strict),
+            "before": before,
+            "plain": bool(ops.plain or ops.exclusive_plain),
+            "reverse": flips if problem.mask.direction == "reverse" else (),
+            "flip": problem.axes.index(time),
             "shape": ", ".join("length" if axis == time else sizes[axis] for axis in problem.axes),
             "like": ops.writers[0].text,
         },

@@ -32,7 +32,9 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
         parts.append(f"torch.exp({out.full(Value(kept, (*problem.gates, time)), state_axes)})")
     for op, found in ops.kernels:
         axes = tuple(axis for axis in op.axes if axis != found.axis)
-        one = f"by_lag({out.full(op.value, (*axes, found.axis))}, lag, {width}, {found.newest_first}, {strict}).double()"
+        one = (
+            f"by_lag({out.full(op.value, (*axes, found.axis))}, lag, {width}, {found.newest_first}, {strict}).double()"
+        )
         value = out.new(one, (*axes, time))
         parts.append(out.full(value, state_axes))
     out.lines.append(f"kernel = {' * '.join(parts)}")
@@ -46,12 +48,18 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     timed = ops.timed()[0]
     flips = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in ops.timed())
     return Kernel(
-        template="fft", name=name, title=title, parameters=tuple(op.text for op in ops.all()),
+        template="fft",
+        name=name,
+        title=title,
+        parameters=tuple(op.text for op in ops.all()),
         histories=tuple(f"h_{op.text}" for op in ops.remembered()),
         sections={"write": write, "kernel": section_kernel, "read": tuple(out.lines)},
         values={
-            "length": f"{timed.text}.shape[{timed.axes.index(time)}]", "result": result, "before": before,
-            "reverse": flips if problem.mask.direction == "reverse" else (), "carries": width is None,
+            "length": f"{timed.text}.shape[{timed.axes.index(time)}]",
+            "result": result,
+            "before": before,
+            "reverse": flips if problem.mask.direction == "reverse" else (),
+            "carries": width is None,
             "enter": _border(out, ops, "torch.arange(1, length + 1, device=device)", state_axes, reader=True),
             "leave": _border(out, ops, "torch.arange(length, device=device).flip(0)", state_axes, reader=False),
             "across": _border(out, ops, "torch.full((1,), length, device=device)", state_axes, reader=False),

@@ -22,7 +22,9 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     values = {op.text: op.value for op in (*ops.readers, *ops.writers)} | {"one": Value("one", ())}
     parts = {}
     for part, axes, groups in (
-        ("query", found.query, (found.rows, found.inner)), ("key", found.key, (found.inner,)), ("value", found.value, (found.outer,)),
+        ("query", found.query, (found.rows, found.inner)),
+        ("key", found.key, (found.inner,)),
+        ("value", found.value, (found.outer,)),
     ):
         value = out.path(terms[part], values, axes)
         parts[part] = _grouped(out, value, time, found.batch, groups, part)
@@ -39,10 +41,16 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
             out.lines.append(f"{label} = {one.text}")
         elif gate_inner:
             spread = Value(one.text, gate_axes)
-            full = out.expanded(spread, (time, *found.batch, *found.inner)) if set(found.inner) - set(gate_inner) else spread
+            full = (
+                out.expanded(spread, (time, *found.batch, *found.inner))
+                if set(found.inner) - set(gate_inner)
+                else spread
+            )
             count = len(found.inner)
             counts = ", ".join(["-1"] * (1 + len(found.batch)) + [out.sizes[axis] for axis in found.inner])
-            out.lines.append(f"{label} = {full.text}.expand({counts}).flatten({1 + len(found.batch)}, {len(found.batch) + count})")
+            out.lines.append(
+                f"{label} = {full.text}.expand({counts}).flatten({1 + len(found.batch)}, {len(found.batch) + count})"
+            )
         else:
             out.lines.append(f"{label} = {one.text}.unsqueeze(-1)")
     prepare = tuple(out.lines)
@@ -63,14 +71,20 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     flips = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in ops.timed())
     batch = len(found.batch)
     return Kernel(
-        template="recurrent", name=name, title=title, parameters=tuple(op.text for op in ops.all()),
+        template="recurrent",
+        name=name,
+        title=title,
+        parameters=tuple(op.text for op in ops.all()),
         histories=tuple(f"h_{op.text}" for op in ops.remembered()),
         sections={"prepare": prepare, "back": tuple(out.lines)},
         values={
             "length": f"{timed.text}.shape[{timed.axes.index(time)}]",
-            "reverse": flips if problem.mask.direction == "reverse" else (), "result": result, "final": final,
+            "reverse": flips if problem.mask.direction == "reverse" else (),
+            "result": result,
+            "final": final,
             "state": ", ".join(sizes[a] for a in problem.state) + ("," if len(problem.state) == 1 else ""),
-            "like": ops.writers[0].text, "strict": problem.mask.strict,
+            "like": ops.writers[0].text,
+            "strict": problem.mask.strict,
             "initial": f"{initial}.reshape({', '.join([*(sizes[a] for a in found.batch), _count(sizes, found.inner), _count(sizes, found.outer)])})",
             "batch": batch,
         },
@@ -91,7 +105,7 @@ def _grouped(
     if time not in value.axes:
         lacking.append(time)
     text = out.full(value, axes)
-    if lacking and any(len(group) > 0 for group in groups) or time in lacking:
+    if (lacking and any(len(group) > 0 for group in groups)) or time in lacking:
         sizes = ", ".join(out.sizes[axis] if axis in lacking else "-1" for axis in axes)
         text = f"{text}.expand({sizes})"
     place = 1 + len(batch)

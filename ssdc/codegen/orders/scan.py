@@ -21,7 +21,9 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     if gate is None:
         out.lines.append("states = state + update.cumsum(0)")
     else:
-        out.lines.append(f"states = linear_scan({gate.text}.expand(length, {_dims(len(problem.state))}), update, state)")
+        out.lines.append(
+            f"states = linear_scan({gate.text}.expand(length, {_dims(len(problem.state))}), update, state)"
+        )
     write = tuple(out.lines)
     out.lines.clear()
     seen = "states"
@@ -41,10 +43,15 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     timed = ops.timed()[0]
     flips = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in ops.timed())
     return Kernel(
-        template="scan", name=name, title=title, parameters=tuple(op.text for op in ops.all()),
-        histories=tuple(f"h_{op.text}" for op in ops.remembered()), sections={"write": write, "read": tuple(out.lines)},
+        template="scan",
+        name=name,
+        title=title,
+        parameters=tuple(op.text for op in ops.all()),
+        histories=tuple(f"h_{op.text}" for op in ops.remembered()),
+        sections={"write": write, "read": tuple(out.lines)},
         values={
-            "length": f"{timed.text}.shape[{timed.axes.index(time)}]", "result": result,
+            "length": f"{timed.text}.shape[{timed.axes.index(time)}]",
+            "result": result,
             "reverse": flips if problem.mask.direction == "reverse" else (),
             "state": ", ".join(sizes[a] for a in problem.state) + ("," if len(problem.state) == 1 else ""),
             "like": ops.writers[0].text if ops.writers else ops.readers[0].text,

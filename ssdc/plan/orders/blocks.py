@@ -23,12 +23,22 @@ def blocks(problem: Problem, hardware: Hardware, order: str, chunk: int) -> Cand
     width = problem.mask.width
     window = rows if width is None else rows + width - 1
     inside = problem.inside and width is None
-    sizes = {**problem.sizes, CHUNK: chunks, ROW: SUB if inside else rows, COLUMN: window, BLOCK: rows // SUB or 1, WITHIN: SUB}
+    sizes = {
+        **problem.sizes,
+        CHUNK: chunks,
+        ROW: SUB if inside else rows,
+        COLUMN: window,
+        BLOCK: rows // SUB or 1,
+        WITHIN: SUB,
+    }
     pricing = Pricing(problem, hardware, sizes)
     (_inside if inside else _plain)(problem, pricing, chunks, rows, window)
     if width is None:
         _carried(problem, pricing, chunks, rows, inside)
-    moved = sum(problem.count(axes) * (length if problem.time in axes else 1) for _, axes in (*problem.readers, *problem.writers))
+    moved = sum(
+        problem.count(axes) * (length if problem.time in axes else 1)
+        for _, axes in (*problem.readers, *problem.writers)
+    )
     pricing.elementwise("layout", moved + problem.count(problem.axes) * length, 2.0, launches=4)
     return pricing.candidate(order, chunk, depth=chunks if width is None else 1)
 

@@ -15,7 +15,9 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
     if width is None:
         return (Refusal("direct", "the mask reaches back without bound; direct is for conv, toeplitz and band"),)
     if width > MOST_LAGS:
-        return (Refusal("direct", f"{width} lags are {width} passes over the sequence; at most {MOST_LAGS} are unrolled"),)
+        return (
+            Refusal("direct", f"{width} lags are {width} passes over the sequence; at most {MOST_LAGS} are unrolled"),
+        )
     pricing = Pricing(problem, hardware, problem.sizes)
     time = problem.time
     operands = problem.readers + problem.writers + tuple((f"K{k}", axes) for k, axes in enumerate(problem.kernels))
@@ -24,5 +26,3 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
     pricing.term("lag", operands, problem.axes, repeat=width)
     pricing.elementwise("sum", problem.count(problem.axes) * max(1, problem.length) * width, 3.0, launches=width)
     return (pricing.candidate("direct", None, depth=1),)
-
-

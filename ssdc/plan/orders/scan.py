@@ -10,7 +10,12 @@ from ssdc.plan.problem import Problem
 def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
     """Legal where the mask is a product of gates over all the past; holds every state in memory."""
     if problem.mask.width is not None:
-        return (Refusal("scan", f"the mask reaches back {problem.mask.width} positions, and no state of fixed size folds a window"),)
+        return (
+            Refusal(
+                "scan",
+                f"the mask reaches back {problem.mask.width} positions, and no state of fixed size folds a window",
+            ),
+        )
     pricing = Pricing(problem, hardware, problem.sizes)
     time = problem.time
     pricing.term("write", problem.writers or (("one", ()),), tuple(a for a in (time, *problem.state)))
