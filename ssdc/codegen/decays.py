@@ -1,7 +1,8 @@
 """Text of a mask's decays: within a chunk, from each writer to the chunk's end, from the chunk's start to each reader.
 
-Log gates are summed in float64 and exponentiated as differences; plain gates (of any sign) are multiplied up; documents cut
-both. Every decay has the gates' atoms in front, of size one where none varies, then the chunk, then places within it.
+Log gates are summed in float64 and exponentiated as differences; plain gates (of any sign) are multiplied up; documents
+cut both. Every decay has the gates' atoms in front, of size one where none varies, then the chunk, then places within
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from ssdc.codegen.emit import Emitter
 from ssdc.codegen.operands import Operand, Operands
 
 Cut = Callable[[str, str], str]
-"""The text that cuts the last dimension (time) of an expression into places; the second argument says how it is padded."""
+"""The text that cuts the last dimension (time) of an expression into places; the second argument says how it is
+padded."""
 ZEROS, EDGE, ONES = "", ", edge=True", ", value=1.0"
 
 
@@ -36,7 +38,8 @@ class Decays:
 def gathered(
     out: Emitter, operands: Sequence[Operand], axes: tuple[str, ...], operator: str, wrap: str, time: str, length: str
 ) -> str | None:
-    """Several gates combined into one variable over `axes`, each wrapped in a call; time is there in full where it is there."""
+    """Several gates combined into one variable over `axes`, each wrapped in a call; time is there in full where it is
+    there."""
     if not operands:
         return None
     texts = []

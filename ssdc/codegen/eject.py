@@ -5,6 +5,7 @@ Names of the program appear as string literals in tables only.
 
 from __future__ import annotations
 
+import ast as python
 import hashlib
 from collections.abc import Mapping
 from math import prod
@@ -24,7 +25,8 @@ HEADER = "import math\n\nimport torch\nfrom torch import Tensor, nn\nfrom torch.
 def eject(
     graph: Graph, plan: Plan, inits: Mapping[str, tuple[ast.Expr, int | None]], sizes: Mapping[str, int], version: str
 ) -> str:
-    """The text of the file. `inits` gives each parameter's initialiser and fan-in, `sizes` the layer's sizes by name."""
+    """The text of the file. `inits` gives each parameter's initialiser and fan-in, `sizes` the layer's sizes by
+    name."""
     parts = state_parts(graph)
     causal = not_causal(graph) is None
     body = render(graph, plan, imports="")
@@ -101,8 +103,6 @@ def _state(graph: Graph, parts: tuple[StatePart, ...]) -> str:
 
 def _split(text: str) -> tuple[list[str], str]:
     """A file's import statements, and its text from the first statement after them."""
-    import ast as python
-
     tree = python.parse(text)
     imports = [node for node in tree.body if isinstance(node, python.Import | python.ImportFrom)]
     last = max(node.end_lineno or 0 for node in imports)
@@ -127,7 +127,7 @@ def _imports(*texts: str) -> str:
     return "\n".join(["from __future__ import annotations", "", *sorted(inside), "", *outside])
 
 
-# ---- initialisers as text -----------------------------------------------------------------------------------------------
+# ---- initialisers as text -----------------------------------------------------------------------------------------
 
 FUNCTIONS = ("exp", "log", "sqrt", "rsqrt", "abs", "sin", "cos", "tanh", "sigmoid", "expm1", "log1p", "sign")
 

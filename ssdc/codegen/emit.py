@@ -7,7 +7,7 @@ operation a line; names in the text are its own (`v0`, `v1`, ..), never a user's
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from string import ascii_letters
 
@@ -216,8 +216,9 @@ def _slots(axes: Sequence[str], found: Sequence[str]) -> str:
     return ", ".join(slots) if slots else "..."
 
 
-def tuple_text(dims: object) -> str:
-    numbers = list(dims)  # type: ignore[call-overload]
+def tuple_text(dims: Iterable[int]) -> str:
+    """A tuple of dimensions, as text."""
+    numbers = list(dims)
     return "(" + ", ".join(map(str, numbers)) + ("," if len(numbers) == 1 else "") + ")"
 
 
@@ -243,7 +244,8 @@ def _application(function: str, texts: list[str], arguments: list[Value | float]
             return _extreme(function, texts, arguments)
         case "clamp":
             if isinstance(arguments[1], Value) or isinstance(arguments[2], Value):
-                return f"torch.minimum(torch.maximum({texts[0]}, {_tensor(texts[1], arguments[1])}), {_tensor(texts[2], arguments[2])})"
+                low, high = (_tensor(texts[place], arguments[place]) for place in (1, 2))
+                return f"torch.minimum(torch.maximum({texts[0]}, {low}), {high})"
             return f"{first}.clamp({texts[1]}, {texts[2]})"
         case "where":
             return f"torch.where({texts[0]}, {_tensor(texts[1], arguments[1])}, {_tensor(texts[2], arguments[2])})"

@@ -34,7 +34,8 @@ FORMS: Mapping[str, Form] = {
 def forward(graph: Graph, plan: Plan) -> tuple[tuple[Kernel, ...], dict[str, object]]:
     """The contraction functions, and the context of the `forward` template."""
     writer = Writer(graph, plan, step=False)
-    out, kernels = writer.out, []
+    out = writer.out
+    kernels: list[Kernel] = []
     opened: list[str] = []
     for part in writer.parts:
         if isinstance(part, Accumulator | History):
@@ -176,9 +177,8 @@ def _dense(writer: Writer, node: ir.DenseMask) -> Value:
     if decays.total:
         parts.append(f"segment({decays.row}, {decays.total}, keep, dtype)")
     if decays.plain:
-        parts.append(
-            f"products({decays.plain}, {decays.exclusive}, lags(span, span, device) >= 0)[..., span - length :, :] * keep"
-        )
+        seen = "lags(span, span, device) >= 0"
+        parts.append(f"products({decays.plain}, {decays.exclusive}, {seen})[..., span - length :, :] * keep")
     for op, kernel in found.kernels:
         inner = tuple(axis for axis in op.axes if axis != kernel.axis)
         text = local.full(op.value, (*inner, kernel.axis))

@@ -27,7 +27,8 @@ class Operand:
 
 @dataclass(frozen=True)
 class Operands:
-    """Everything a contraction reads. Log gates and plain gates come as those the reader includes, and those it does not."""
+    """Everything a contraction reads. Log gates and plain gates come as those the reader includes, and those it does
+    not."""
 
     graph: Graph
     choice: Choice

@@ -144,10 +144,10 @@ class Context:
 
     def tensor(self, name: str, span: Span) -> str:
         """The node of a symbol, lowered now if it was not yet."""
-        if name in self.bound:
-            return self.bound[name]
         if name in self._broken:
             raise Broken
+        if name in self.bound:
+            return self.bound[name]
         if name not in self.scope.symbols:
             hint = did_you_mean(
                 name, self.scope.symbols, "declare it as an input or a param, or define it by an equation"

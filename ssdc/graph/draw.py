@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ssdc.graph import nodes as ir
-from ssdc.graph.graph import Graph
+
+if TYPE_CHECKING:
+    from ssdc.graph.graph import Graph
 
 
 def to_text(graph: Graph) -> str:

@@ -1,12 +1,14 @@
 """One pass for sums that share operands: contractions with equal masks and readers become one over stacked values.
 
-A numerator `q k L v` and its row sum `q k L` differ in their writer values alone (`v` and one). Their values are laid side
-by side along a new atom, so that scores, mask and state update are computed once.
+A numerator `q k L v` and its row sum `q k L` differ in their writer values alone (`v` and one). Their values are laid
+side by side along a new atom, so that scores, mask and state update are computed once.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+
+import networkx as nx
 
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
@@ -25,8 +27,6 @@ def fuse(graph: Graph) -> Graph:
 
 def _depends(graph: Graph, members: list[ir.Contraction]) -> bool:
     """Whether one of the contractions feeds another."""
-    import networkx as nx
-
     names = {member.name for member in members}
     return any(names & nx.ancestors(graph.net, name) for name in names)
 

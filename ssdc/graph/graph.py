@@ -12,6 +12,7 @@ from functools import cached_property
 
 import networkx as nx
 
+from ssdc.graph.draw import to_text
 from ssdc.graph.nodes import AnyNode, Contraction, Input, Layout, Mask, Parameter, operands
 
 
@@ -97,6 +98,4 @@ class Graph:
         return Graph(nodes={node.name: node for node in nodes}, **fields)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        from ssdc.graph.draw import to_text
-
         return to_text(self)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ssdc.graph.graph import Graph
-from ssdc.graph.states import Accumulator, Counter, History, not_causal, state_parts
+from ssdc.graph.states import Accumulator, Counter, History, grouped, not_causal, state_parts
 from ssdc.plan.candidate import Candidate
-from ssdc.plan.planner import Choice, Plan
+
+if TYPE_CHECKING:
+    from ssdc.plan.planner import Choice, Plan
 
 
 def explain(plan: Plan, graph: Graph | None = None) -> str:
@@ -39,8 +43,6 @@ def _layer(graph: Graph, plan: Plan) -> list[str]:
 
 
 def _axes(graph: Graph, axes: tuple[str, ...]) -> str:
-    from ssdc.graph.states import grouped
-
     names = {atoms: axis for axis, atoms in graph.atoms.items()}
     return ", ".join(names.get(atoms, atoms[0]) for atoms in grouped(graph, axes))
 
@@ -88,6 +90,6 @@ def _row(candidate: Candidate, mark: str) -> str:
     cost = candidate.cost
     name = candidate.order + (f"({candidate.chunk})" if candidate.chunk else "")
     return (
-        f"{mark}{name:<15}{1e3 * cost.seconds:>9.3g} ms{(cost.matrix + cost.vector) / 1e9:>10.3g}{cost.bytes / 1e6:>10.4g}"
-        f"{cost.workspace / 1e6:>14.4g}{candidate.depth:>8}"
+        f"{mark}{name:<15}{1e3 * cost.seconds:>9.3g} ms{(cost.matrix + cost.vector) / 1e9:>10.3g}"
+        f"{cost.bytes / 1e6:>10.4g}{cost.workspace / 1e6:>14.4g}{candidate.depth:>8}"
     )

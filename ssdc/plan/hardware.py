@@ -32,9 +32,15 @@ class Hardware:
 
 
 CPU = Hardware(
-    "cpu", matrix=1.8e11, vector=2.5e10, transcendental=3e9, bandwidth=((4e6, 6e10), (6.4e7, 2.2e10), (float("inf"), 5e9)),
-    launch=5e-6, tile=64, memory=1.6e10,
-)  # fmt: skip
+    "cpu",
+    matrix=1.8e11,
+    vector=2.5e10,
+    transcendental=3e9,
+    bandwidth=((4e6, 6e10), (6.4e7, 2.2e10), (float("inf"), 5e9)),
+    launch=5e-6,
+    tile=64,
+    memory=1.6e10,
+)
 """Two cores with wide vectors, through PyTorch, float32."""
 
 HARDWARE: Mapping[str, Hardware] = {"cpu": CPU}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ssdc.errors import OrderError
 from ssdc.graph.graph import Graph
 from ssdc.plan.candidate import Candidate, Refusal
+from ssdc.plan.explain import explain
 from ssdc.plan.hardware import CPU, Hardware
 from ssdc.plan.orders import chunked, direct, fft, quadratic, recurrent, scan
 from ssdc.plan.problem import Problem, problem
@@ -62,8 +63,6 @@ class Plan:
         return sum(choice.chosen.cost.seconds for choice in self.choices.values())
 
     def __str__(self) -> str:
-        from ssdc.plan.explain import explain
-
         return explain(self)
 
 
@@ -120,7 +119,7 @@ def _wanted(graph: Graph, found: Problem, order: Order) -> str:
 def _choose(found: Problem, order: str, chunk: int | None, hardware: Hardware) -> Choice:
     candidates: list[Candidate] = []
     refused: list[Refusal] = []
-    for name, offer in ORDERINGS.items():
+    for offer in ORDERINGS.values():
         for made in offer(found, hardware, chunk if order in ("auto", "chunked") else None):
             (candidates if isinstance(made, Candidate) else refused).append(made)  # type: ignore[arg-type]
     legal = [c for c in candidates if order in ("auto", c.order) and c.cost.workspace <= hardware.memory] or [

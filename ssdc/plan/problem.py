@@ -12,8 +12,8 @@ from ssdc.graph.states import gate_axes, state_axes
 from ssdc.plan.search import Operands
 
 CHUNK, ROW, COLUMN, BLOCK, WITHIN = "#chunk", "#row", "#column", "#block", "#within"
-"""Places in time: the chunk, the reader and the writer within it; where gates vary with a summed axis, the block of rows
-within the chunk, and the writer within the block."""
+"""Places in time: the chunk, the reader and the writer within it; where gates vary with a summed axis, the block of
+rows within the chunk, and the writer within the block."""
 
 SUB = 16
 """Rows of a block that share an anchor."""

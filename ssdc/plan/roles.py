@@ -1,8 +1,8 @@
 """The roles that a contraction's axes and operands play in a recurrence: batch, state (summed by the reader), value.
 
-A contraction y[.., t, m, p] = q[.., t, m, n] h[.., n, p] with h = a h + k[.., t, n] v[.., t, p] needs its writers as one key
-and one value. Axes that only the writers and the result have are value axes (p), axes that the result lacks are state axes
-(n), axes that only the readers and the result have are rows (m), and all others are batch.
+A contraction y[.., t, m, p] = q[.., t, m, n] h[.., n, p] with h = a h + k[.., t, n] v[.., t, p] needs its writers as
+one key and one value. Axes that only the writers and the result have are value axes (p), axes that the result lacks are
+state axes (n), axes that only the readers and the result have are rows (m), and all others are batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ssdc.plan.search import Operands
 
 @dataclass(frozen=True)
 class Roles:
-    """Axes by role, and the operands of query [t, batch, rows, inner], key [t, batch, inner], value [t, batch, outer]."""
+    """Axes by role, and the operands of query [t, batch, rows, inner], key [t, batch, inner], value [t, batch,
+    outer]."""
 
     batch: tuple[str, ...]
     rows: tuple[str, ...]

@@ -1,8 +1,8 @@
 """The exact search for the order in which to multiply a product of tensors pairwise.
 
-A product of named-axis operands, summed over what the result lacks, can be evaluated by any binary tree over the operands.
-Dynamic programming over subsets finds the cheapest tree (at most eight operands, so at most 3^8 splits); each pair is priced
-as what it is: a matrix product, or elementwise work at the speed of memory.
+A product of named-axis operands, summed over what the result lacks, can be evaluated by any binary tree over the
+operands. Dynamic programming over subsets finds the cheapest tree (at most eight operands, so at most 3^8 splits); each
+pair is priced as what it is: a matrix product, or elementwise work at the speed of memory.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def _steps(
 
 
 def _natural(left: tuple[str, ...], right: tuple[str, ...], kept: frozenset[str]) -> tuple[str, ...]:
-    """The axes of a pair's result in the order that moves least: as the larger operand has them, where nothing is summed;
-    else batch, rows, columns, as a matrix product has them."""
+    """The axes of a pair's result in the order that moves least: as the larger operand has them, where nothing is
+    summed; else batch, rows, columns, as a matrix product has them."""
     if {*left, *right} <= kept:
         longer, shorter = (left, right) if len(left) >= len(right) else (right, left)
         return tuple(dict.fromkeys((*longer, *shorter)))

@@ -1,8 +1,8 @@
 """The vocabulary of generated PyTorch text: cutting time into chunks, decays between positions, norms.
 
-Plain differentiable functions of tensors; time is cut with sizes that may be symbolic. Running sums of log gates are kept in
-float64, so that a difference of two is as good as the segment's own sum, and no exponent that is kept is ever positive for
-gates in [0, 1]. This file imports torch alone: an ejected module carries its text.
+Plain differentiable functions of tensors; time is cut with sizes that may be symbolic. Running sums of log gates are
+kept in float64, so that a difference of two is as good as the segment's own sum, and no exponent that is kept is ever
+positive for gates in [0, 1]. This file imports torch alone: an ejected module carries its text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ FLOOR = -1e4
 
 
 def chunk(x: Tensor, dim: int, size: int, *, edge: bool = False, value: float = 0.0) -> Tensor:
-    """[.., T, ..] -> [.., ceil(T / size), size, ..], padded at the end with `value` (or, at the `edge`, the last entry)."""
+    """[.., T, ..] -> [.., ceil(T / size), size, ..], padded at the end with `value` (or, at the `edge`, the last
+    entry)."""
     dim = dim % x.ndim
     length = x.shape[dim]
     chunks = (length + size - 1) // size
@@ -96,7 +97,8 @@ def decay(exponent: Tensor, dtype: torch.dtype) -> Tensor:
 def products(gate: Tensor, exclusive: Tensor | None, keep: Tensor) -> Tensor:
     """Products of plain gates between positions: [.., i, j] = prod of gate[r] over j < r <= i, where `keep`, else 0.
 
-    `exclusive` holds further factors, which a reader leaves out at its own position. Gates may have any sign, and be zero.
+    `exclusive` holds further factors, which a reader leaves out at its own position. Gates may have any sign, and be
+    zero.
     """
     count = gate.shape[-1]
     places = torch.arange(count, device=gate.device)
@@ -127,7 +129,8 @@ def leave_products(gate: Tensor) -> Tensor:
 
 
 def anchor_products(gate: Tensor, size: int) -> Tensor:
-    """Products of plain gates from after each writer j to the anchor before block u: [.., u, j], 0 from the anchor on."""
+    """Products of plain gates from after each writer j to the anchor before block u: [.., u, j], 0 from the anchor
+    on."""
     count = gate.shape[-1]
     places = torch.arange(count, device=gate.device)
     anchors = torch.arange(count // size, device=gate.device) * size
@@ -156,7 +159,8 @@ def by_lag(kernel: Tensor, lag: Tensor, width: int, newest_first: bool, strict: 
 
 
 def previous(x: Tensor, history: Tensor | None) -> Tensor:
-    """The entry before each position along the last dimension: the history's last, then x itself; its own at a start."""
+    """The entry before each position along the last dimension: the history's last, then x itself; its own at a
+    start."""
     first = x[..., :1] if history is None else history[..., -1:]
     return torch.cat([first, x[..., :-1]], -1)
 

@@ -1,7 +1,7 @@
 """Generated text -> functions, through a file: torch.compile and Triton read the source of what they trace.
 
-Files are content-addressed in the user's cache directory: written to a temporary name and renamed, compared with the text on
-every load, never unpickled. Where that directory cannot be had, a temporary one serves.
+Files are content-addressed in the user's cache directory: written to a temporary name and renamed, compared with the
+text on every load, never unpickled. Where that directory cannot be had, a temporary one serves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The module that users hold: parameters under their declared names, and generated functions behind the calls.
 
-A call is checked, planned for its sizes (rounded up to powers of two, so that few plans serve all lengths), and handed to the
-generated text of that plan. While torch traces a call, the plan made at compile time serves every length.
+A call is checked, planned for its sizes (rounded up to powers of two, so that few plans serve all lengths), and handed
+to the generated text of that plan. While torch traces a call, the plan made at compile time serves every length.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Outputs = Any
 class Layer(nn.Module):
     """A compiled layer. Made by `ssdc.compile`.
 
-    Masked contractions, elementwise work and states are computed in float32 (float64 where an input is float64), also under
-    autocast; contractions with a parameter in the dtype of low-precision inputs or of autocast. Outputs have the dtype of
-    the inputs.
+    Masked contractions, elementwise work and states are computed in float32 (float64 where an input is float64), also
+    under autocast; contractions with a parameter in the dtype of low-precision inputs or of autocast. Outputs have the
+    dtype of the inputs.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class Layer(nn.Module):
 
         With `state`, goes on where that state stopped; with `return_state`, returns (outputs, state after the last
         position). `cu_seqlens` ([documents + 1], from 0 to T) cuts a batch of one into documents that do not see each
-        other; with `return_state`, or a tuple of states, each document is evaluated by itself and has a state of its own.
-        Raises CallError, DtypeError or StateError.
+        other; with `return_state`, or a tuple of states, each document is evaluated by itself and has a state of its
+        own. Raises CallError, DtypeError or StateError.
         """
         inputs = self._signature.bind(args, kwargs)
         sizes = self._check(inputs, state, step=False)
@@ -220,7 +220,8 @@ class Layer(nn.Module):
         return State(self._identity, [part.name for part in self._parts], tensors)
 
     def _check(self, inputs: list[Tensor], state: Any, *, step: bool) -> dict[str, int]:
-        """The sizes of a call, its inputs and state checked; what has passed once is known by shapes, dtypes and devices."""
+        """The sizes of a call, its inputs and state checked; what has passed once is known by shapes, dtypes and
+        devices."""
         if torch.compiler.is_compiling() or not isinstance(state, State | None):
             return self._check_anew(inputs, state, step)
         tensors = inputs if state is None else [*inputs, *state.tensors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from ssdc.errors import CallError
 
 
 def offsets_of(cu_seqlens: Tensor | Sequence[int], sizes: dict[str, int], reader: str, device: torch.device) -> Tensor:
-    """Offsets as a tensor on the device. Raises CallError where they are not 0 = o[0] <= o[1] <= .. <= T, or a batch is not 1.
+    """Offsets as a tensor on the device. Raises CallError where they are not 0 = o[0] <= o[1] <= .. <= T, or a batch is
+    not 1.
 
     The values of a tensor on an accelerator are not looked at: that would wait for the device.
     """
@@ -28,11 +30,7 @@ def offsets_of(cu_seqlens: Tensor | Sequence[int], sizes: dict[str, int], reader
             )
     if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
         values = cu_seqlens.tolist()
-        if (
-            values[0] != 0
-            or values[-1] != sizes[reader]
-            or any(b < a for a, b in zip(values, values[1:], strict=False))
-        ):
+        if values[0] != 0 or values[-1] != sizes[reader] or any(b < a for a, b in pairwise(values)):
             raise CallError(f"cu_seqlens is {values}; it needs to rise from 0 to T = {sizes[reader]}")
     return cu_seqlens.to(device)
 

@@ -94,8 +94,8 @@ class Signature:
     def check(self, inputs: Sequence[Tensor], device: torch.device | None, *, step: bool) -> Sizes:
         """The sizes that the inputs decide, per-call atoms and (but in a step) the reader.
 
-        Raises CallError for a wrong number of dimensions, a wrong or contradicting size, or a wrong device, DtypeError for
-        a dtype that the declaration does not allow.
+        Raises CallError for a wrong number of dimensions, a wrong or contradicting size, or a wrong device, DtypeError
+        for a dtype that the declaration does not allow.
         """
         sizes: Sizes = {}
         owners: dict[str, str] = {}

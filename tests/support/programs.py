@@ -111,6 +111,7 @@ CASES = (
     Case("functions", {"C": 3, "N": 4}, folder="tests/programs"),
     _odd("lags_and_places", {"H": 2, "P": 3}),
     _odd("lookup_and_split", {"V": 7, "D": 4, "H": 2, "N": 3}),
+    Case("mamba2_grouped", {"D": 8, "P": 4, "N": 5, "G": 2}, folder="tests/programs"),
     _odd("mask_chain"),
     _odd("masks_in_a_term"),
     _odd("odd_shapes"),

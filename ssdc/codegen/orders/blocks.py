@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from ssdc.codegen.decays import Decays, prepare, same
 from ssdc.codegen.emit import Emitter, Value
-from ssdc.codegen.kernel import Kernel
+from ssdc.codegen.kernel import Kernel, backwards, framed
 from ssdc.codegen.operands import Operand, Operands
 from ssdc.plan.problem import BLOCK, CHUNK, COLUMN, ROW, SUB, WITHIN
+
+Section = Callable[[str], None]
+"""Closes a section of statements under a name."""
 
 
 def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kernel:
@@ -28,30 +34,21 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
         y = _inside(out, ops, section)
     else:
         y = _plain(out, ops, section)
-    if problem.mask.direction == "reverse":
+    if backwards(ops):
         y = out.new(f"{y.text}.flip({y.dim(problem.time)})", y.axes)
     section("result")
-    reverse = tuple(f"{op.text} = {op.text}.flip({op.axes.index(problem.time)})" for op in ops.timed())
-    timed = ops.timed()[0]
-    return Kernel(
-        template="window" if window is not None else "blocks",
-        name=name,
-        title=title,
-        parameters=tuple(op.text for op in ops.all()),
-        histories=tuple(f"h_{op.text}" for op in ops.remembered()),
-        sections=sections,
-        values={
-            "length": f"{timed.text}.shape[{timed.axes.index(problem.time)}]",
-            "size": size,
-            "inside": inside,
-            "reverse": reverse if problem.mask.direction == "reverse" else (),
-            "result": y.text,
-            "whole": not candidate.chunk,
-            "single": SUB >= (candidate.chunk or 2 * SUB),
-            "before": (window or 1) - 1,
-            "state": ", ".join(sizes[a] for a in problem.state) + ("," if len(problem.state) == 1 else ""),
-            "like": ops.writers[0].text,
-        },
+    return framed(
+        ops,
+        "window" if window is not None else "blocks",
+        name,
+        title,
+        sizes,
+        sections,
+        size=size,
+        inside=inside,
+        result=y.text,
+        whole=not candidate.chunk,
+        before=(window or 1) - 1,
     )
 
 
@@ -74,7 +71,7 @@ def _back(out: Emitter, y: Value, places: tuple[str, ...], time: str) -> Value:
     return out.new(f"merge({y.text}, {first}, {len(places)}, length)", axes)
 
 
-def _plain(out: Emitter, ops: Operands, section) -> Value:  # type: ignore[no-untyped-def]
+def _plain(out: Emitter, ops: Operands, section: Section) -> Value:
     problem, terms = ops.problem, ops.choice.chosen.terms
     time = problem.time
     values = {op.text: cut_operand(out, op, time, (CHUNK, ROW), "chunk({}, {}, size)") for op in ops.readers}
@@ -103,7 +100,6 @@ def _within(out: Emitter, ops: Operands, decays: Decays) -> dict[str, Value]:
     out.lines.append(f"keep = lags(size, size, device) >= {first}")
     for text in decays.documents:
         out.lines.append(f"keep = keep & {same(text, text)}")
-    problem = ops.problem
     axes = (*decays.lead, ROW, COLUMN)
     if decays.total:
         value = out.new(f"segment({decays.row}, {decays.total}, keep, dtype)", axes)
@@ -116,14 +112,12 @@ def _within(out: Emitter, ops: Operands, decays: Decays) -> dict[str, Value]:
         value = out.new("keep.to(dtype)", (*lead, ROW, COLUMN))
         value = Value(out.full(value, axes), axes)
     values["L"] = value
-    if problem.kernels:
-        raise AssertionError("kernels have a width")
     return values
 
 
 def _carry(
-    out: Emitter, ops: Operands, decays: Decays, values: dict[str, Value], section, inside: bool = False
-) -> None:  # type: ignore[no-untyped-def]
+    out: Emitter, ops: Operands, decays: Decays, values: dict[str, Value], section: Section, inside: bool = False
+) -> None:
     """What each chunk leaves, the states that enter each chunk, and the decays at its borders."""
     problem, terms = ops.problem, ops.choice.chosen.terms
     gates = problem.gates
@@ -199,7 +193,7 @@ def _history(out: Emitter, ops: Operands, op: Operand) -> str:
     return f"None if h_{op.text} is None else {aligned}"
 
 
-def _inside(out: Emitter, ops: Operands, section) -> Value:  # type: ignore[no-untyped-def]
+def _inside(out: Emitter, ops: Operands, section: Section) -> Value:
     """Gates within the score product: blocks of 16 rows, each with its anchor."""
     problem, candidate = ops.problem, ops.choice.chosen
     terms, time, gates = candidate.terms, problem.time, problem.gates
@@ -239,8 +233,6 @@ def _inside(out: Emitter, ops: Operands, section) -> Value:  # type: ignore[no-u
 
 def _timed_gates(out: Emitter, ops: Operands) -> Operands:
     """The operands with every constant gate repeated over time, so that all decays vary."""
-    from dataclasses import replace
-
     time = ops.problem.time
 
     def over_time(found: tuple[Operand, ...]) -> tuple[Operand, ...]:
@@ -306,7 +298,7 @@ def _anchors(out: Emitter, ops: Operands, decays: Decays, values: dict[str, Valu
     values["LE"] = out.new(" * ".join(early), (*gates, CHUNK, BLOCK, COLUMN))
 
 
-def _window(out: Emitter, ops: Operands, section) -> Value:  # type: ignore[no-untyped-def]
+def _window(out: Emitter, ops: Operands, section: Section) -> Value:
     """A mask of bounded width: each chunk reads the writers of a window."""
     problem, terms, time = ops.problem, ops.choice.chosen.terms, ops.problem.time
     width = ops.mask.width
@@ -356,9 +348,8 @@ def _window_mask(out: Emitter, ops: Operands, decays: Decays, values: dict[str, 
         parts.append(f"segment({decays.row}, {decays.total}, keep, dtype)")
     if decays.plain:
         cuts = [text if text else "None" for text in (decays.plain, decays.exclusive)]
-        parts.append(
-            f"products({cuts[0]}, {cuts[1]}, lags(size + {before}, size + {before}, device) >= 0)[..., {before}:, :] * keep"
-        )
+        seen = f"lags(size + {before}, size + {before}, device) >= 0"
+        parts.append(f"products({cuts[0]}, {cuts[1]}, {seen})[..., {before}:, :] * keep")
     made = out.new(
         " * ".join(parts) if parts else "keep.to(dtype)", axes if parts or decays.documents else (ROW, COLUMN)
     )

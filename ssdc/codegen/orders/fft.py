@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssdc.codegen.emit import Emitter, Value
-from ssdc.codegen.kernel import Kernel
+from ssdc.codegen.kernel import Kernel, backwards, framed
 from ssdc.codegen.operands import Operands
 
 
@@ -43,29 +43,21 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     values["S"] = Value("states", state_axes)
     y = out.path(terms["read"], values, problem.axes)
     result = out.full(y, problem.axes)
-    if problem.mask.direction == "reverse":
+    if backwards(ops):
         result += f".flip({problem.axes.index(time)})"
-    timed = ops.timed()[0]
-    flips = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in ops.timed())
-    return Kernel(
-        template="fft",
-        name=name,
-        title=title,
-        parameters=tuple(op.text for op in ops.all()),
-        histories=tuple(f"h_{op.text}" for op in ops.remembered()),
-        sections={"write": write, "kernel": section_kernel, "read": tuple(out.lines)},
-        values={
-            "length": f"{timed.text}.shape[{timed.axes.index(time)}]",
-            "result": result,
-            "before": before,
-            "reverse": flips if problem.mask.direction == "reverse" else (),
-            "carries": width is None,
-            "enter": _border(out, ops, "torch.arange(1, length + 1, device=device)", state_axes, reader=True),
-            "leave": _border(out, ops, "torch.arange(length, device=device).flip(0)", state_axes, reader=False),
-            "across": _border(out, ops, "torch.full((1,), length, device=device)", state_axes, reader=False),
-            "state": ", ".join(sizes[a] for a in problem.state) + ("," if len(problem.state) == 1 else ""),
-            "like": ops.writers[0].text,
-        },
+    return framed(
+        ops,
+        "fft",
+        name,
+        title,
+        sizes,
+        {"write": write, "kernel": section_kernel, "read": tuple(out.lines)},
+        result=result,
+        before=before,
+        carries=width is None,
+        enter=_border(out, ops, "torch.arange(1, length + 1, device=device)", state_axes, reader=True),
+        leave=_border(out, ops, "torch.arange(length, device=device).flip(0)", state_axes, reader=False),
+        across=_border(out, ops, "torch.full((1,), length, device=device)", state_axes, reader=False),
     )
 
 

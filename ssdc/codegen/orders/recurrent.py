@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ssdc.codegen.emit import Emitter, Value
 from ssdc.codegen.gates import reader_gate, transition
-from ssdc.codegen.kernel import Kernel
+from ssdc.codegen.kernel import Kernel, backwards, framed
 from ssdc.codegen.operands import Operands
 from ssdc.codegen.orders import blocks
 from ssdc.plan.roles import roles
@@ -20,14 +20,13 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     time, found = problem.time, roles(problem)
     out = Emitter({**sizes, time: "length"})
     values = {op.text: op.value for op in (*ops.readers, *ops.writers)} | {"one": Value("one", ())}
-    parts = {}
     for part, axes, groups in (
         ("query", found.query, (found.rows, found.inner)),
         ("key", found.key, (found.inner,)),
         ("value", found.value, (found.outer,)),
     ):
         value = out.path(terms[part], values, axes)
-        parts[part] = _grouped(out, value, time, found.batch, groups, part)
+        _grouped(out, value, time, found.batch, groups, part)
     gate_inner = tuple(axis for axis in found.inner if axis in problem.gates)
     gate_axes = (time, *found.batch, *gate_inner)
     gate = transition(out, ops, gate_axes)
@@ -64,30 +63,21 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     shape = ", ".join("length" if axis == time else sizes[axis] for axis in y_axes)
     out.lines.append(f"y = y.reshape({shape})")
     result = out.full(Value("y", y_axes), problem.axes)
-    if problem.mask.direction == "reverse":
+    if backwards(ops):
         result += f".flip({problem.axes.index(time)})"
     initial = out.full(Value("state", problem.state), order)
-    timed = ops.timed()[0]
-    flips = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in ops.timed())
-    batch = len(found.batch)
-    return Kernel(
-        template="recurrent",
-        name=name,
-        title=title,
-        parameters=tuple(op.text for op in ops.all()),
-        histories=tuple(f"h_{op.text}" for op in ops.remembered()),
-        sections={"prepare": prepare, "back": tuple(out.lines)},
-        values={
-            "length": f"{timed.text}.shape[{timed.axes.index(time)}]",
-            "reverse": flips if problem.mask.direction == "reverse" else (),
-            "result": result,
-            "final": final,
-            "state": ", ".join(sizes[a] for a in problem.state) + ("," if len(problem.state) == 1 else ""),
-            "like": ops.writers[0].text,
-            "strict": problem.mask.strict,
-            "initial": f"{initial}.reshape({', '.join([*(sizes[a] for a in found.batch), _count(sizes, found.inner), _count(sizes, found.outer)])})",
-            "batch": batch,
-        },
+    canonical = [*(sizes[axis] for axis in found.batch), _count(sizes, found.inner), _count(sizes, found.outer)]
+    return framed(
+        ops,
+        "recurrent",
+        name,
+        title,
+        sizes,
+        {"prepare": prepare, "back": tuple(out.lines)},
+        result=result,
+        final=final,
+        strict=problem.mask.strict,
+        initial=f"{initial}.reshape({', '.join(canonical)})",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ssdc.codegen.emit import Emitter, Value
 from ssdc.codegen.gates import reader_gate, transition
-from ssdc.codegen.kernel import Kernel
+from ssdc.codegen.kernel import Kernel, backwards, framed
 from ssdc.codegen.operands import Operands
 
 
@@ -38,24 +38,16 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
         values["F"] = found
     y = out.path(terms["read"], values, problem.axes)
     result = out.full(y, problem.axes)
-    if problem.mask.direction == "reverse":
+    if backwards(ops):
         result += f".flip({problem.axes.index(time)})"
-    timed = ops.timed()[0]
-    flips = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in ops.timed())
-    return Kernel(
-        template="scan",
-        name=name,
-        title=title,
-        parameters=tuple(op.text for op in ops.all()),
-        histories=tuple(f"h_{op.text}" for op in ops.remembered()),
-        sections={"write": write, "read": tuple(out.lines)},
-        values={
-            "length": f"{timed.text}.shape[{timed.axes.index(time)}]",
-            "result": result,
-            "reverse": flips if problem.mask.direction == "reverse" else (),
-            "state": ", ".join(sizes[a] for a in problem.state) + ("," if len(problem.state) == 1 else ""),
-            "like": ops.writers[0].text if ops.writers else ops.readers[0].text,
-        },
+    return framed(
+        ops,
+        "scan",
+        name,
+        title,
+        sizes,
+        {"write": write, "read": tuple(out.lines)},
+        result=result,
     )
 
 

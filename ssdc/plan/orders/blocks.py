@@ -1,9 +1,10 @@
 """The blocks of a mask as einsum terms: what `quadratic`, `chunked` and `recurrent` over a window are made of.
 
 A mask cut into chunks of Q positions has dense diagonal blocks, and (where it reaches back without bound) off-diagonal
-blocks of low rank: a decay to the chunk's end for each writer, a state carried on, a decay from the chunk's start for each
-reader. A mask of bounded width needs no state: each chunk reads a window of Q + width - 1 writers. Where a gate varies with
-a summed axis, the diagonal block is cut again into rows of 16 with an anchor each, so that no exponent is ever positive.
+blocks of low rank: a decay to the chunk's end for each writer, a state carried on, a decay from the chunk's start for
+each reader. A mask of bounded width needs no state: each chunk reads a window of Q + width - 1 writers. Where a gate
+varies with a summed axis, the diagonal block is cut again into rows of 16 with an anchor each, so that no exponent is
+ever positive.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
     pricing = Pricing(problem, hardware, problem.sizes)
     time = problem.time
     pricing.term("write", problem.writers or (("one", ()),), tuple(a for a in (time, *problem.state)))
-    read = problem.readers + (("S", (time, *problem.state)),)
+    read = (*problem.readers, ("S", (time, *problem.state)))
     if problem.reader_gated:
         read += (("F", (*problem.gates, *((time,) if problem.varying else ()))),)
     pricing.term("read", read, problem.axes)

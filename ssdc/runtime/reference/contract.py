@@ -46,7 +46,10 @@ def contract(maths: Arithmetic, factors: Sequence[Value | View], out: Sequence[s
     names = {label for factor in factors for label in factor.labels}
     for label, target in maths.groups.items():
         if label in out and target in names:
-            raise EvaluationError(f"axis '{label}' on the left groups '{target}', which is read beside it")
+            if target in out:
+                raise EvaluationError(f"axis '{label}' on the left groups '{target}', which is on the left beside it")
+            wide = contract(maths, factors, [target if name == label else name for name in out], reader)
+            return _folded(maths, wide, label, target)
     seen = names | set(out)
     operands = [tuple(dict.fromkeys(_gathered(maths, label, seen) for label in factor.labels)) for factor in factors]
     keep = tuple(label for label in out if any(label in operand for operand in operands))
@@ -61,6 +64,20 @@ def contract(maths: Arithmetic, factors: Sequence[Value | View], out: Sequence[s
     if reader in keep and reader in support.labels:
         return _by_position(maths, factors, keep, reader)
     return _literally(maths, values, keep, support)
+
+
+def _folded(maths: Arithmetic, term: Term, label: str, target: str) -> Term:
+    """A term over an axis summed within each of its groups."""
+    if target not in term.value.labels:
+        return term
+    place = term.value.labels.index(target)
+
+    def fold(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(place, (maths.sizes[label], -1)).sum(place + 1)
+
+    labels = tuple(label if name == target else name for name in term.value.labels)
+    absolute = term.value.data.abs() if term.absolute is None else term.absolute
+    return Term(term.value.each(fold, labels), None if maths.rounding is None else fold(absolute))
 
 
 def _gathered(maths: Arithmetic, label: str, seen: set[str]) -> str:
