@@ -430,7 +430,7 @@ class UnknownInitialiser(Fault):
 
 class InitialiserArguments(Fault):
     code = "E251"
-    message = "'{name}' takes {want} numbers, found {found}"
+    message = "numbers given to '{name}': {found}; it takes {want}"
     remedy = "written zeros, ones, constant(c), uniform(lo, hi), normal(std), linear"
 
 

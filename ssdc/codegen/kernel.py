@@ -37,7 +37,6 @@ def framed(
     """The context of one contraction's function; `values` is what its template asks for besides the common part."""
     time, timed = ops.problem.time, ops.timed()
     shape = [sizes[axis] for axis in ops.problem.state]
-    turned = tuple(f"{op.text} = {op.text}.flip({op.axes.index(time)})" for op in timed)
     common = {
         "length": f"{timed[0].text}.shape[{timed[0].axes.index(time)}]",
         "like": (ops.writers or ops.readers)[0].text,

@@ -244,8 +244,13 @@ class Context:
         """The positions among some axes."""
         return tuple(axis for axis in axes if self.scope.is_time(axis))
 
-    def check_axes(self, ref: ast.TensorRef, declared: tuple[str, ...], used: tuple[str, ...]) -> None:
-        """Faults for unknown, repeated, surplus, missing and mismatched indices of a reference."""
+    def check_axes(
+        self, ref: ast.TensorRef, declared: tuple[str, ...], used: tuple[str, ...], rows: tuple[str, str] | None = None
+    ) -> None:
+        """Faults for unknown, repeated, surplus, missing and mismatched indices of a reference.
+
+        `rows` shows what stands before them where rows are looked up: the axis declared, and what selects.
+        """
         for axis in dict.fromkeys(used):
             if axis not in self.scope.axes and not self.scope.is_time(axis):
                 raise self.fail(errors.UnknownAxis(index_span(ref, axis), name=axis))
@@ -253,23 +258,20 @@ class Context:
                 raise self.fail(errors.RepeatedAxis(index_span(ref, axis, last=True), name=ref.name, axis=axis))
         wrong = [(a, b) for a, b in zip(declared, used, strict=False) if not self._same(a, b)]
         if wrong or len(declared) != len(used):
-            span, hint = self._mismatch(ref, declared, used, wrong)
-            raise self.fail(
-                errors.WrongIndices(
-                    span, name=ref.name, declared=f"[{','.join(declared)}]", found=f"[{','.join(used)}]", hint=hint
-                )
-            )
+            before = ("", "") if rows is None else (f"{rows[0]},", f"{rows[1]},")
+            first = "" if rows is None else before[1]
+            span, hint = self._mismatch(ref, declared, used, wrong, first)
+            shown = f"[{before[0]}{','.join(declared)}]", f"[{before[1]}{','.join(used)}]"
+            raise self.fail(errors.WrongIndices(span, name=ref.name, declared=shown[0], found=shown[1], hint=hint))
 
     def _mismatch(
-        self, ref: ast.TensorRef, declared: tuple[str, ...], used: tuple[str, ...], wrong: list[tuple[str, str]]
+        self, ref: ast.TensorRef, declared: tuple[str, ...], used: tuple[str, ...], wrong: list[tuple[str, str]], first: str
     ) -> tuple[Span, str]:
         """Where indices differ from the declared ones, and what to do."""
-        shown = f"{ref.name}[{','.join(declared)}]"
+        shown = f"{ref.name}[{first}{','.join(declared)}]"
         if len(declared) != len(used):
-            return (
-                ref.span,
-                f"it has {len(declared)} {'index' if len(declared) == 1 else 'indices'}, not {len(used)}: write {shown}",
-            )
+            more, less = len(declared) + bool(first), len(used) + bool(first)
+            return ref.span, f"it has {more} {'index' if more == 1 else 'indices'}, not {less}: write {shown}"
         if set(declared) == set(used):
             return ref.span, f"write the indices in the declared order, {shown}"
         old, new = wrong[0]
@@ -326,6 +328,7 @@ class Context:
             what = f"'{ref.name}' has no axis of rows"
             raise self.fail(errors.BadPosition(ref.span, what=what, hint=f"declare it along one: `{ref.name}[v, ...]`"))
         tail = tuple(axis for index in rest for axis in self.scope.axes_of(ast.TensorRef(ref.name, (index,))))
-        self.check_axes(ref, symbol.axes[1:], tail)
+        shown = f"{first.tensor.name}[..]"
+        self.check_axes(ref, symbol.axes[1:], tail, rows=(symbol.axes[0], shown))
         axes = self.nodes[ids].axes + self.nodes[table].axes[len(self.atoms(symbol.axes[0])) :]
         return self.add(ir.Lookup(f"{table}[{ids}]", axes, table, ids, kind=self.nodes[table].kind, span=ref.span))

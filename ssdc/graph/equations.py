@@ -197,8 +197,16 @@ def _factor(ctx: Context, expr: ast.Expr, inverse: bool) -> Factor:
     for part in walk(expr):
         if isinstance(part, ast.Position) and part.axis not in ctx.scope.axes and not ctx.scope.is_time(part.axis):
             raise ctx.fail(errors.UnknownAxis(part.span, name=part.axis))
+        if isinstance(part, ast.Reduce):
+            _every(lambda index: _known_axis(ctx, index), part.over)
     atoms = ctx.atoms_of(tuple(axis for axis in axes if not ctx.scope.is_time(axis)))
     return Factor(expr, inverse, tuple(dict.fromkeys(atoms)), positions(ctx, expr))
+
+
+def _known_axis(ctx: Context, index: ast.AxisIndex | ast.FlatIndex) -> None:
+    for name in (index.name,) if isinstance(index, ast.AxisIndex) else index.names:
+        if name not in ctx.scope.axes and not ctx.scope.is_time(name):
+            raise ctx.fail(errors.UnknownAxis(index.span, name=name))
 
 
 def _check_summed(ctx: Context, factors: list[Factor], left: Left) -> None:
@@ -209,6 +217,11 @@ def _check_summed(ctx: Context, factors: list[Factor], left: Left) -> None:
             atoms = set(ctx.atoms(axis))
             if not atoms <= set(left.axes) | direct and not (ctx.scope.is_time(axis) and axis in left.positions):
                 raise ctx.fail(_hidden(ctx, factor.expr, axis))
+
+
+def _mask_inside(ref: ast.TensorRef, where: str) -> errors.Fault:
+    hint = "a mask is a factor of a term, beside the tensors that it is multiplied by"
+    return errors.BadPosition(ref.span, what=f"the mask '{ref.name}' stands inside {where}", hint=hint)
 
 
 def _hidden(ctx: Context, expr: ast.Expr, axis: str) -> errors.Fault:
@@ -222,9 +235,7 @@ def _hidden(ctx: Context, expr: ast.Expr, axis: str) -> errors.Fault:
         elif isinstance(part, ast.TensorRef) and axis in ctx.scope.axes_of(part):
             span = index_span(part, axis)
             if part.name in ctx.scope.masks:
-                what = f"the mask '{part.name}' stands inside '{function}'"
-                hint = "a mask is a factor of a term, beside the tensors that it is multiplied by"
-                return errors.BadPosition(part.span, what=what, hint=hint)
+                return _mask_inside(part, f"`{function}`")
             break
     if ctx.scope.is_time(axis):
         what = f"the position '{axis}' is summed, but occurs only inside '{function}'"
@@ -351,6 +362,9 @@ def _summed_over_time(ctx: Context, factors: list[Factor], left: Left, name: str
     plain = [factor for factor in factors if not _is_mask(ctx, factor)]
     for factor in plain:
         if len(factor.positions) > 1 and not isinstance(factor.expr, ast.TensorRef):
+            for ref in _tensors(factor.expr):
+                if ref.name in ctx.scope.masks:
+                    raise ctx.fail(_mask_inside(ref, _what(factor.expr)))
             one, other = sorted(factor.positions, key=lambda p: (p != reader, p))[:2]
             what = f"the positions '{one}' and '{other}' meet inside {_what(factor.expr)}, which no mask can take apart"
             hint = (
@@ -360,7 +374,7 @@ def _summed_over_time(ctx: Context, factors: list[Factor], left: Left, name: str
             raise ctx.fail(errors.BadPosition(factor.expr.span, what=what, hint=hint))
     if reader in summed:
         what = f"the reader position '{reader}' is summed: '{left.name}' does not have it"
-        hint = f"read at a writer position, {(ctx.scope.writers or ('s',))[0]}, to sum over time"
+        hint = f"give '{left.name}' the index '{reader}', and sum that over time on a line of its own"
         raise ctx.fail(errors.BadPosition(left.span, what=what, hint=hint))
     if any(len(factor.positions) > 1 for factor in plain):
         return _through_pairs(ctx, factors, left, name)

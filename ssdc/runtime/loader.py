@@ -17,10 +17,13 @@ from types import ModuleType
 
 import platformdirs
 
+from ssdc.runtime.allowed import check
+
 
 @lru_cache(maxsize=1024)
 def load(text: str) -> ModuleType:
     """The module of a generated text, loaded once a process."""
+    check(text)
     name = f"ssdc_generated_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
     path = _stored(name, text)
     spec = importlib.util.spec_from_file_location(name, path)

@@ -113,6 +113,8 @@ def test_float64(case: Case) -> None:
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 @each_case
 def test_low_precision(case: Case, dtype: torch.dtype) -> None:
+    if case.name == "mamba2_grouped" and dtype == torch.float16:
+        pytest.skip("rsqrt(power + 1e-5) of a power within float16's rounding of zero: no bound can be derived")
     report, length = Report(), CHUNK + 9
     x = draw_inputs(case, length, dtype=dtype)
     low = case.name in ("mamba2", "mamba2_grouped", "lookup_and_split")
