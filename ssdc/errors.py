@@ -481,7 +481,9 @@ class WrongIndices(Fault):
 class SummedInsideFunction(Fault):
     code = "E302"
     message = "axis '{axis}' is summed, but occurs only inside the argument of '{function}'"
-    remedy = "readers disagree on what that means: give the inner product a line of its own, or write sum(... over {axis})"
+    remedy = (
+        "readers disagree on what that means: give the inner product a line of its own, or write sum(... over {axis})"
+    )
 
 
 class MissingLeftAxis(Fault):
@@ -493,7 +495,9 @@ class MissingLeftAxis(Fault):
 class NeedsMask(Fault):
     code = "E304"
     message = "the reader position '{reader}' and the writer position '{writer}' meet without a mask"
-    remedy = "declare one and multiply by it: `mask M[{reader},{writer}] = causal` for all earlier positions, `full` for all"
+    remedy = (
+        "declare one and multiply by it: `mask M[{reader},{writer}] = causal` for all earlier positions, `full` for all"
+    )
 
 
 class BadPosition(Fault):
@@ -580,7 +584,9 @@ class OpposedMasks(Fault):
 class MaskPositions(Fault):
     code = "E431"
     message = "the last two axes of the mask '{name}' are not a reader and a writer position"
-    remedy = "write `mask {name}[...,{reader},{writer}] = ...`, the reader first, with `time {reader}, {writer}` declared"
+    remedy = (
+        "write `mask {name}[...,{reader},{writer}] = ...`, the reader first, with `time {reader}, {writer}` declared"
+    )
 
 
 class MaskAxes(Fault):

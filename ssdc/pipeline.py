@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ssdc import errors
 from ssdc.codegen.render import render
-from ssdc.errors import OrderError, SpecError
+from ssdc.errors import DtypeError, OrderError, SpecError
 from ssdc.graph.build import build
 from ssdc.graph.directions import split_directions
 from ssdc.graph.fuse import fuse
@@ -52,7 +52,9 @@ def read(text: Text) -> Source:
     """A program's source: from a path (a name that ends in `.ssd`, or a PathLike), or text as it is."""
     if isinstance(text, Source):
         return text
-    if isinstance(text, os.PathLike) or ("\n" not in text and "{" not in text):
+    if not isinstance(text, str | os.PathLike):
+        raise TypeError(f"a program is a path or text, not {type(text).__name__}")
+    if isinstance(text, os.PathLike) or (text.strip() and "\n" not in text and "{" not in text):
         path = Path(text)
         with path.open("rb") as file:
             data = file.read(8 * CHARACTERS)
@@ -104,6 +106,13 @@ def plan(checked: Checked, sizes: Mapping[str, int], *, order: Order = "auto", c
     return make_plan(checked.graph, sizes, order=order, chunk=chunk)
 
 
+def call_sizes(checked: Checked, *, T: int, **sizes: int) -> dict[str, int]:  # noqa: N803
+    """The sizes of a call by atom, as `plan` takes them: T, and the axes that calls decide (those left out count as one)."""
+    graph = checked.graph
+    free = {axis for node in graph.inputs for axis in node.axes if graph.sizes.get(axis) is None}
+    return {axis: T if axis == graph.reader else sizes.get(axis, 1) for axis in free | {graph.reader}}
+
+
 def text(checked: Checked, found: Plan) -> str:
     """The generated module of a plan."""
     return render(checked.graph, found)
@@ -131,10 +140,16 @@ def compile(
 
     if backend not in BACKENDS:
         raise OrderError(f"there is no backend {backend!r}; backends are {', '.join(BACKENDS)}")
-    if backend == "triton":
-        raise OrderError("the Triton backend is not built yet; use backend='torch', which runs on every device")
+    if backend == "triton" and chunk is not None:
+        raise OrderError("the Triton kernels choose their own chunk; leave out chunk=, or use backend='torch'")
+    if dtype is not None and not dtype.is_floating_point:
+        raise DtypeError(
+            f"parameters are learned, so their dtype is a floating-point one such as torch.float32, not {dtype}"
+        )
     checked = check(source, layer, sizes, lenient=False)
-    return Layer(checked.source, checked.scope, checked.graph, order=order, chunk=chunk, device=device, dtype=dtype)
+    return Layer(
+        checked.source, checked.scope, checked.graph, order=order, chunk=chunk, backend=backend, device=device, dtype=dtype
+    )
 
 
 def reference(source: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None) -> Reference:
@@ -197,4 +212,4 @@ def orders() -> tuple[str, ...]:
     return tuple(ORDERINGS)
 
 
-__all__ = ["Checked", "check", "compile", "eject", "orders", "plan", "read", "reference", "text"]
+__all__ = ["Checked", "call_sizes", "check", "compile", "eject", "orders", "parse", "plan", "read", "reference", "text"]

@@ -6,6 +6,7 @@ stdout. Nothing is run and torch is not imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -22,6 +23,9 @@ from ssdc.cli.options import (
     find_layer,
     request,
 )
+from ssdc.graph.draw import to_dot, to_mermaid, to_text
+from ssdc.graph.graph import Graph
+from ssdc.plan.explain import explain
 from ssdc.syntax import ast
 from ssdc.syntax.printer import print_program
 
@@ -42,6 +46,12 @@ class Format(StrEnum):
     mermaid = "mermaid"
     dot = "dot"
 
+
+DRAWINGS: Mapping[Format, Callable[[Graph], str]] = {
+    Format.text: to_text,
+    Format.mermaid: to_mermaid,
+    Format.dot: to_dot,
+}
 
 StageOption = Annotated[Stage, typer.Option("--stage", help="Which stage to show.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to draw the graph ([bold]--stage graph[/bold]).")]
@@ -67,18 +77,11 @@ def show(
 
 
 def _text(wanted: Request, stage: Stage, format: Format, length: int, batch: int) -> str:
-    program = pipeline.parse(wanted.source)
     if stage is Stage.ast:
+        program = pipeline.parse(wanted.source)
         return print_program(ast.Program((find_layer(program, wanted.layer),)) if wanted.layer else program)
-    graph = pipeline.build(wanted.source, wanted.layer, wanted.sizes)
-    match stage, format:
-        case Stage.graph, Format.text:
-            return str(graph)
-        case Stage.graph, Format.mermaid:
-            return graph.to_mermaid()
-        case Stage.graph, Format.dot:
-            return graph.to_dot()
-        case Stage.plan, _:
-            return str(pipeline.plan(graph, b=batch, T=length))
-        case Stage.kernels, _:
-            return pipeline.render(graph, pipeline.plan(graph, b=batch, T=length))
+    checked = pipeline.check(wanted.source, wanted.layer, wanted.sizes, lenient=False)
+    if stage is Stage.graph:
+        return DRAWINGS[format](checked.graph)
+    plan = pipeline.plan(checked, pipeline.call_sizes(checked, b=batch, T=length))
+    return explain(plan, checked.graph) if stage is Stage.plan else pipeline.text(checked, plan)

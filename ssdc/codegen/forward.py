@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ssdc.codegen.decays import prepare, same
 from ssdc.codegen.emit import Emitter, Value
 from ssdc.codegen.kernel import Kernel
 from ssdc.codegen.operands import Operand, Operands, operands
 from ssdc.codegen.orders import blocks, direct, fft, recurrent, scan
+from ssdc.codegen.triton import contraction as masked
 from ssdc.codegen.writer import Writer
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
@@ -30,9 +33,15 @@ FORMS: Mapping[str, Form] = {
 }
 """Every ordering's text."""
 
+NAMES = re.compile(r"\b[a-z]\w*\b")
+"""Names in a statement."""
 
-def forward(graph: Graph, plan: Plan) -> tuple[tuple[Kernel, ...], dict[str, object]]:
-    """The contraction functions, and the context of the `forward` template."""
+
+def forward(graph: Graph, plan: Plan, backend: str = "torch") -> tuple[tuple[Kernel, ...], dict[str, object]]:
+    """The contraction functions, and the context of the `forward` template.
+
+    With the backend `triton`, contractions that its kernels serve call them, and inputs come in the type that they have.
+    """
     writer = Writer(graph, plan, step=False)
     out = writer.out
     kernels: list[Kernel] = []
@@ -48,12 +57,12 @@ def forward(graph: Graph, plan: Plan) -> tuple[tuple[Kernel, ...], dict[str, obj
         writer.write(node)
         match node:
             case ir.Contraction():
-                kernels.append(_contraction(writer, plan.choices[name], len(kernels)))
+                kernels.append(_contraction(writer, plan.choices[name], len(kernels), backend))
             case ir.DenseMask():
                 writer.values[name] = _dense(writer, node)
             case _:
                 pass
-    return tuple(kernels), {
+    context = {
         "inputs": [f"i{k}" for k in range(len(graph.inputs))],
         "parameters": [f"p{k}" for k in range(len(graph.parameters))],
         "states": list(writer.states.values()),
@@ -64,6 +73,27 @@ def forward(graph: Graph, plan: Plan) -> tuple[tuple[Kernel, ...], dict[str, obj
         "finals": _finals(writer),
         "spans": bool(graph.writers),
     }
+    return tuple(kernels), casting(graph, context) if backend == "triton" else context
+
+
+def casting(graph: Graph, context: dict[str, Any]) -> dict[str, Any]:
+    """A context whose inputs come in the type that they have: those that its text computes with are brought to the computing
+    type, and what nothing reads is left out."""
+    shapes = [re.sub(r"\bi(\d+)\b", r"given\1", line) for line in context["sizes"]]
+    needed = set(NAMES.findall(" ".join((*context["results"], *context["finals"]))))
+    body: list[str] = []
+    for line in reversed(context["body"]):
+        left, _, right = line.partition(" = ")
+        if needed & set(NAMES.findall(left)):
+            needed |= set(NAMES.findall(right))
+            body.insert(0, line)
+    casts = [
+        f"i{place} = given{place}.to(dtype)" if node.kind == "real" else f"i{place} = given{place}"
+        for place, node in enumerate(graph.inputs)
+        if f"i{place}" in needed
+    ]
+    inputs = [f"given{place}" for place in range(len(graph.inputs))]
+    return context | {"inputs": inputs, "sizes": [*shapes, *casts], "body": body}
 
 
 def _size_lines(writer: Writer) -> list[str]:
@@ -85,9 +115,11 @@ def _size_lines(writer: Writer) -> list[str]:
     return lines
 
 
-def _contraction(writer: Writer, choice: Choice, place: int) -> Kernel:
+def _contraction(writer: Writer, choice: Choice, place: int, backend: str) -> Kernel:
     ops = operands(writer.graph, choice)
     candidate = choice.chosen
+    if backend == "triton" and masked.refusal(ops) is None:
+        return _masked(writer, ops, place)
     size = f", chunks of {candidate.chunk}" if candidate.chunk else ""
     sizes = _local_sizes(writer, ops)
     made = FORMS[candidate.order](ops, f"contraction{place}", f"Contraction {place}: {candidate.order}{size}.", sizes)
@@ -101,6 +133,26 @@ def _contraction(writer: Writer, choice: Choice, place: int) -> Kernel:
     name = f"y{place}"
     writer.out.lines.append(f"{name}, final{place} = contraction{place}({call})")
     writer.values[choice.problem.name] = Value(name, choice.problem.axes)
+    return made
+
+
+def _masked(writer: Writer, ops: Operands, place: int) -> Kernel:
+    """A contraction by the Triton kernels. Operands that are inputs go in as they came; a result that other nodes read is
+    brought to the computing type."""
+    graph, problem = writer.graph, ops.problem
+    made = masked.kernel(ops, f"contraction{place}", f"Contraction {place}: chunked, by Triton kernels.", _local_sizes(writer, ops))
+    factors = {op.node for op in (*ops.readers, *ops.writers)}
+    arguments = [writer.given(op.node) if op.node in factors else writer.values[op.node].text for op in ops.all()]
+    histories = [writer.history(op.node) for op in ops.remembered()]
+    state = writer.states.get((Accumulator, problem.name), "None")
+    if problem.mask.direction == "reverse":
+        histories, state = ["None"] * len(histories), "None"
+    call = ", ".join((*arguments, *histories, state, "want_state", "dtype", "low"))
+    name = f"y{place}"
+    writer.out.lines.append(f"{name}, final{place} = contraction{place}({call})")
+    if any(problem.name in ir.operands(graph.nodes[other]) for other in graph.order):
+        writer.out.lines.append(f"{name} = {name}.to(dtype)")
+    writer.values[problem.name] = Value(name, problem.axes)
     return made
 
 

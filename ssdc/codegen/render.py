@@ -8,6 +8,7 @@ import jinja2
 
 from ssdc.codegen.forward import forward
 from ssdc.codegen.step import step
+from ssdc.codegen.tidy import tidy
 from ssdc.graph.graph import Graph
 from ssdc.plan.planner import Plan
 from ssdc.resources import template_root
@@ -27,9 +28,14 @@ def environment() -> jinja2.Environment:
     )
 
 
-def render(graph: Graph, plan: Plan, imports: str = IMPORTS) -> str:
-    """The PyTorch module of a graph under a plan: functions `forward` and, for a layer that can step, `step`."""
-    kernels, context = forward(graph, plan)
+def render(graph: Graph, plan: Plan, imports: str = IMPORTS, backend: str = "torch") -> str:
+    """The PyTorch module of a graph under a plan: functions `forward` and, for a layer that can step, `step`.
+
+    With the backend `triton`, contractions that the Triton kernels serve call them.
+    """
+    kernels, context = forward(graph, plan, backend)
+    if any(kernel.template == "masked" for kernel in kernels):
+        imports += "\nfrom ssdc.runtime.kernels.masked import masked"
     template = environment().get_template("torch/module.jinja")
-    text = template.render(kernels=kernels, forward=context, step=step(graph, plan), imports=imports)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    text = template.render(kernels=kernels, forward=context, step=step(graph, plan, backend), imports=imports)
+    return tidy("\n".join(line.rstrip() for line in text.splitlines()) + "\n")

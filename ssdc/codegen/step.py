@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ssdc.codegen.emit import Value
-from ssdc.codegen.forward import _size_lines
+from ssdc.codegen.forward import _size_lines, casting
+from ssdc.codegen.operands import operands
+from ssdc.codegen.triton import contraction as masked
 from ssdc.codegen.writer import Writer
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
@@ -12,8 +14,11 @@ from ssdc.plan.planner import Plan
 from ssdc.plan.problem import COLUMN
 
 
-def step(graph: Graph, plan: Plan) -> dict[str, object] | None:
-    """The context of the `step` template; None for a layer that cannot step, or steps through `forward`."""
+def step(graph: Graph, plan: Plan, backend: str = "torch") -> dict[str, object] | None:
+    """The context of the `step` template; None for a layer that cannot step, or steps through `forward`.
+
+    With the backend `triton`, contractions that its kernels serve step by them.
+    """
     pairs = any(isinstance(graph.nodes[name], ir.Rename | ir.DenseMask) for name in graph.order)
     if not_causal(graph) is not None or pairs:
         return None
@@ -30,9 +35,8 @@ def step(graph: Graph, plan: Plan) -> dict[str, object] | None:
         node = graph.nodes[name]
         writer.write(node)
         if isinstance(node, ir.Contraction):
-            windowed = graph.mask(node).width is not None
-            writer.values[name] = _window(writer, node) if windowed else _accumulate(writer, node, finals)
-    return {
+            writer.values[name] = _contraction(writer, node, finals, backend)
+    context = {
         "inputs": [f"i{k}" for k in range(len(graph.inputs))],
         "parameters": [f"p{k}" for k in range(len(graph.parameters))],
         "states": list(writer.states.values()),
@@ -42,6 +46,33 @@ def step(graph: Graph, plan: Plan) -> dict[str, object] | None:
         "results": writer.results(),
         "finals": [_final(writer, part, finals) for part in writer.parts],
     }
+    return casting(graph, context) if backend == "triton" else context
+
+
+def _contraction(writer: Writer, node: ir.Contraction, finals: dict[str, str], backend: str) -> Value:
+    if writer.graph.mask(node).width is not None:
+        return _window(writer, node)
+    if backend == "triton" and masked.refusal(operands(writer.graph, writer.plan.choices[node.name])) is None:
+        return _masked(writer, node, finals)
+    return _accumulate(writer, node, finals)
+
+
+def _masked(writer: Writer, node: ir.Contraction, finals: dict[str, str]) -> Value:
+    """One step by the contraction's own function, over a time of one: a single launch."""
+    graph, time = writer.graph, writer.graph.reader
+    ops = operands(graph, writer.plan.choices[node.name])
+    factors = {op.node for op in (*ops.readers, *ops.writers)}
+    arguments = []
+    for op in ops.all():
+        text = writer.given(op.node) if op.node in factors else writer.values[op.node].text
+        arguments.append(f"{text}.unsqueeze({op.axes.index(time)})" if time in op.axes else text)
+    histories = [writer.states.get((History, op.node), "None") for op in ops.remembered()]
+    place = [one.name for one in graph.contractions].index(node.name)
+    call = ", ".join((*arguments, *histories, writer.states[Accumulator, node.name], "True", "dtype", "low"))
+    name, finals[node.name] = f"y{place}", f"final{place}"
+    writer.out.lines.append(f"{name}, final{place} = contraction{place}({call})")
+    writer.out.lines.append(f"{name} = {name}.squeeze({node.axes.index(time)}).to(dtype)")
+    return Value(name, writer.axes(node.axes))
 
 
 def _final(writer: Writer, part: Accumulator | History | Counter, finals: dict[str, str]) -> str:

@@ -109,6 +109,18 @@ class Writer:
             node.name
         )
         name = f"{'i' if isinstance(node, ir.Input) else 'p'}{place}"
+        text = self._unflattened(node, name)
+        axes = self.axes(node.axes)
+        return Value(name, axes) if text == name else self.out.new(text, axes)
+
+    def given(self, name: str) -> str:
+        """The text of a tensor that a Triton kernel takes: inputs in the type in which they came."""
+        node = self.graph.nodes[name]
+        if not isinstance(node, ir.Input):
+            return self.values[name].text
+        return self._unflattened(node, f"given{[one.name for one in self.graph.inputs].index(name)}")
+
+    def _unflattened(self, node: ir.Input | ir.Parameter, name: str) -> str:
         text, dim = name, 0
         for stored in node.layout:
             atoms = self.axes(stored)
@@ -122,8 +134,7 @@ class Writer:
                     f"torch.unflatten({text}, {dim}, ({', '.join(self._size_or_rest(atoms, atom) for atom in atoms)}))"
                 )
             dim += len(atoms)
-        axes = self.axes(node.axes)
-        return Value(name, axes) if text == name else self.out.new(text, axes)
+        return text
 
     def _size_or_rest(self, atoms: tuple[str, ...], atom: str) -> str:
         unknown = [a for a in atoms if self.graph.sizes.get(a) is None]

@@ -154,7 +154,8 @@ def _split(ctx: Context, define: ast.Define) -> None:
         if axes[: len(axes) - len(opened)] != source.axes[:-1] or not opened:
             before = ", ".join(used[:-1])
             what = f"the part '{target.name}' does not begin with the axes of what is split, {before}"
-            hint = f"write {target.name}[{','.join(used[:-1])},...]: split cuts the last axis and keeps the others in order"
+            shown = f"{target.name}[{','.join(used[:-1])},...]"
+            hint = f"write {shown}: split cuts the last axis and keeps the others in order"
             raise ctx.fail(errors.SplitMismatch(target.span, what=what, hint=hint))
         part = ir.Part(target.name, axes, lowered.node, offset, opened, kind=source.kind, span=target.span)
         ctx.bound[target.name] = ctx.add(part)

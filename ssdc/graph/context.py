@@ -1,13 +1,14 @@
 """What the lowering of one layer shares: its scope, the nodes made so far, and how a tensor is read.
 
-`Context.tensor` lowers a symbol on first use, so that equations may stand in any order; a circle is a fault. A statement
-with a fault is given up by `Broken`, and so is all that reads it, without a further fault.
+`Context.tensor` lowers a symbol on first use, so that equations may stand in any order; a circle is a fault. A
+statement with a fault is given up by `Broken`, and so is all that reads it, without a further fault.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import TypeVar
 
 from ssdc import errors
@@ -74,9 +75,7 @@ class Context:
         groups = sorted((g for g in grouping if g.groups == whole), key=lambda g: g.size or 1)
         if not groups:
             return (axis,)
-        chain = [groups[0].name] + [
-            f"{group.name}%{before.name}" for before, group in zip(groups, groups[1:], strict=False)
-        ]
+        chain = [groups[0].name] + [f"{group.name}%{before.name}" for before, group in pairwise(groups)]
         if axis == whole:
             return (*chain, f"{whole}%{groups[-1].name}")
         return tuple(chain[: [group.name for group in groups].index(axis) + 1])
@@ -197,7 +196,8 @@ class Context:
         if symbol.role == "mask":
             what = f"the mask '{ref.name}' stands where a tensor is expected"
             reader, writer = self.scope.reader, (*self.scope.writers, "s")[0]
-            hint = f"a mask is a factor of a term that reads a tensor at a writer position: `{ref.name}[...,{reader},{writer}] * v[...,{writer},...]`"
+            form = f"`{ref.name}[...,{reader},{writer}] * v[...,{writer},...]`"
+            hint = f"a mask is a factor of a term that reads a tensor at a writer position: {form}"
             raise self.fail(errors.BadPosition(ref.span, what=what, hint=hint))
         if any(isinstance(index, ast.LookupIndex) for index in ref.indices):
             return self._lookup(ref, name)
@@ -265,7 +265,12 @@ class Context:
             raise self.fail(errors.WrongIndices(span, name=ref.name, declared=shown[0], found=shown[1], hint=hint))
 
     def _mismatch(
-        self, ref: ast.TensorRef, declared: tuple[str, ...], used: tuple[str, ...], wrong: list[tuple[str, str]], first: str
+        self,
+        ref: ast.TensorRef,
+        declared: tuple[str, ...],
+        used: tuple[str, ...],
+        wrong: list[tuple[str, str]],
+        first: str,
     ) -> tuple[Span, str]:
         """Where indices differ from the declared ones, and what to do."""
         shown = f"{ref.name}[{first}{','.join(declared)}]"

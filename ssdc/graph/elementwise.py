@@ -16,7 +16,8 @@ from ssdc.structures.walk import walk
 from ssdc.syntax import ast
 
 OPERATORS: Mapping[str, Callable[..., object]] = {
-    "neg": operator.neg, "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "^": operator.pow,
+    "neg": operator.neg, "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
+    "^": operator.pow,
 }  # fmt: skip
 
 
@@ -324,5 +325,6 @@ def _mask_option(ctx: Context, expr: ast.Reduce, option: ast.Option) -> ir.Scala
                 )
             )
         case _:
-            hint = f"declare it, `mask M[{ctx.scope.reader},{(*ctx.scope.writers, 's')[0]}] = causal`, then write `mask = M`"
+            ends = f"{ctx.scope.reader},{(*ctx.scope.writers, 's')[0]}"
+            hint = f"declare it, `mask M[{ends}] = causal`, then write `mask = M`"
             raise ctx.fail(errors.BadCall(option.value.span, what="the option `mask` names no mask", hint=hint))

@@ -104,7 +104,10 @@ def _distribution(scope: Scope, name: str, expr: ast.Name | ast.Call) -> None:
 
 
 def _number(scope: Scope, expr: ast.Expr) -> float | None:
-    """The value of an argument; None where a size in it has no value yet. Raises _Varies, ArithmeticError, ValueError."""
+    """The value of an argument; None where a size in it has no value yet.
+
+    Raises _Varies, ArithmeticError or ValueError where it has none.
+    """
     match expr:
         case ast.Number(value=value):
             return float(value)

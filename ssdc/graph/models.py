@@ -1,7 +1,7 @@
 """Submodules: that `use` names layers of the file with the sizes they take, and that calls give what they need.
 
-In: a scope and the layers of its file. Out: faults in the scope. Nothing is lowered: a submodule that is used rightly is
-reported as such.
+In: a scope and the layers of its file. Out: faults in the scope. Nothing is lowered: a submodule that is used rightly
+is reported as not lowered.
 """
 
 from __future__ import annotations
@@ -119,12 +119,12 @@ def _call(scope: Scope, define: ast.Define, call: ast.Call, members: list[ast.La
             scope.report(errors.UnknownTensor(argument.span, name=argument.name, hint=hint))
     inputs = [tensor.name for tensor in _inputs(members[0])]
     if len(call.arguments) != len(inputs):
-        what = f"'{call.function}' takes {_counted(len(inputs), 'input')}, and {_counted(len(call.arguments), 'argument')} {'is' if len(call.arguments) == 1 else 'are'} given"
+        what = f"'{call.function}' takes {len(inputs)} input(s), and is given {len(call.arguments)}"
         hint = f"its first layer '{members[0].name}' declares {', '.join(inputs) or 'none'}"
         scope.report(errors.BadCall(call.span, what=what, hint=hint))
     results = [name for one in members[-1].statements if isinstance(one, ast.Output) for name in one.names]
     if len(define.targets) != len(results):
-        what = f"'{call.function}' gives {_counted(len(results), 'output')}, and {_counted(len(define.targets), 'tensor')} {'is' if len(define.targets) == 1 else 'are'} defined"
+        what = f"'{call.function}' gives {len(results)} output(s), and is to define {len(define.targets)}"
         hint = f"its last layer '{members[-1].name}' gives {', '.join(results) or 'none'}"
         scope.report(errors.BadCall(define.targets[0].span.to(define.targets[-1].span), what=what, hint=hint))
 
@@ -134,7 +134,3 @@ def _inputs(layer: ast.Layer) -> Iterator[ast.TensorRef]:
         if isinstance(statement, ast.Inputs):
             for entry in statement.entries:
                 yield entry.tensor
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"

@@ -242,8 +242,8 @@ def _fraction(expr: ast.Expr, scope: Scope, lenient: bool) -> Fraction | None:
                 return None
             return None if scope.sizes[name] == _UNKNOWN else Fraction(scope.sizes[name])
         case ast.Negate(operand=operand):
-            value = _fraction(operand, scope, lenient)
-            return None if value is None else -value
+            inner = _fraction(operand, scope, lenient)
+            return None if inner is None else -inner
         case ast.Binary(op="+" | "-" | "*" | "/" as op):
             left, right = _fraction(expr.left, scope, lenient), _fraction(expr.right, scope, lenient)
             if left is None or right is None:
@@ -313,14 +313,12 @@ def _grouping(scope: Scope, axis: AxisInfo) -> Fault | None:
         what = f"the {grouped.size} positions of '{name}' do not fall into {axis.size} equal groups"
         return errors.BadGroups(axis.span, what=what, hint=f"the number of groups must divide {grouped.size}")
     for one in scope.axes.values():
-        if one.groups == name and one.name != axis.name and one.size and axis.size:
-            if one.size <= axis.size and axis.size % one.size:
-                what = (
-                    f"'{axis.name}' ({axis.size} groups) and '{one.name}' ({one.size}) group '{name}' and do not nest"
-                )
-                return errors.BadGroups(
-                    axis.span, what=what, hint="of two groupings of one axis, one must divide the other"
-                )
+        if one.groups != name or one.name == axis.name or not one.size or not axis.size:
+            continue
+        if max(one.size, axis.size) % min(one.size, axis.size):
+            both = f"'{axis.name}' ({axis.size} groups) and '{one.name}' ({one.size})"
+            hint = "of two groupings of one axis, one must divide the other"
+            return errors.BadGroups(axis.span, what=f"{both} group '{name}' and do not nest", hint=hint)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which recursive equations are systems that can be solved: unit triangular, so linear in the tensor and strictly one way.
+"""Which recursive equations are systems that can be solved: unit triangular, so linear in the tensor and one way.
 
 In: a definition that reads its own tensor. Out: nothing, or the fault that says why it is no such system. How it is
 solved is not looked at here.
@@ -18,7 +18,7 @@ from ssdc.syntax import ast
 
 
 def check_self_reads(ctx: Context, target: ast.TensorRef, terms: Iterable[Product]) -> None:
-    """Report every place where a recursive equation does not read itself as one factor, at a writer, under a strict mask."""
+    """Report where a recursive equation does not read itself as a factor, at a writer position, under a strict mask."""
     directions: set[str] = set()
     for term in terms:
         own = [(ref, plain) for factor, inverse in term.factors for ref, plain in _reads(factor, target.name, inverse)]
@@ -50,7 +50,8 @@ def _fault(
     lagged = any(isinstance(index, ast.LagIndex) for index in ref.indices)
     path = f"{name} -> {name}"
     if reader not in ctx.times(scope.axes_of(target)) or len(times) != 1 or times[0] == reader or lagged:
-        hint = f"a tensor reads itself at a writer position under a strict mask, `S[{reader},{writer}] * {name}[...,{writer},...]`"
+        form = f"`S[{reader},{writer}] * {name}[...,{writer},...]`"
+        hint = f"a tensor reads itself at a writer position under a strict mask, {form}"
         if lagged:
             hint = (
                 f"a recurrence over time is a mask: `mask L[...,{reader},{writer}] = semiseparable(a[...])`, then "

@@ -22,7 +22,7 @@ class Product:
 
 
 def sum_of_products(expr: ast.Expr, mixed: Callable[[ast.Expr], bool], most: int | None = None) -> tuple[Product, ...]:
-    """The terms of an expression, the first `most`. A sum among the factors of which `mixed` holds is multiplied out."""
+    """The first `most` terms of an expression. A sum among the factors of which `mixed` holds is multiplied out."""
     products = (
         product
         for sign, term in _terms(expr, 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ssdc.graph.graph import Graph
 from ssdc.graph.states import Accumulator, Counter, History, grouped, not_causal, state_parts
 from ssdc.plan.candidate import Candidate
+from ssdc.plan.pairs import over_pairs
 
 if TYPE_CHECKING:
     from ssdc.plan.planner import Choice, Plan
@@ -19,6 +20,8 @@ def explain(plan: Plan, graph: Graph | None = None) -> str:
     rows = [f"layer {plan.layer} at {sizes}, on {plan.hardware.name}"]
     if graph is not None:
         rows.extend(_layer(graph, plan))
+    for equation, reason in over_pairs(graph).items() if graph is not None else ():
+        rows.extend(("", f"{equation}: quadratic, its one ordering: {reason}"))
     for choice in plan.choices.values():
         rows.append("")
         rows.extend(_choice(choice))

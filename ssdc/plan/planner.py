@@ -15,6 +15,7 @@ from ssdc.plan.candidate import Candidate, Refusal
 from ssdc.plan.explain import explain
 from ssdc.plan.hardware import CPU, Hardware
 from ssdc.plan.orders import chunked, direct, fft, quadratic, recurrent, scan
+from ssdc.plan.pairs import over_pairs
 from ssdc.plan.problem import Problem, problem
 
 Ordering = Callable[[Problem, Hardware, int | None], tuple[Candidate | Refusal, ...]]
@@ -79,24 +80,37 @@ def plan(
     for node in graph.contractions:
         found = problem(graph, node, sizes)
         choices[node.name] = _choose(found, _wanted(graph, found, order), chunk, hardware)
+    if chunk is not None and not any(choice.chosen.order == "chunked" for choice in choices.values()):
+        refusal = next(
+            (r.reason for c in choices.values() for r in c.refused if r.order == "chunked"), "it has no chunks"
+        )
+        raise OrderError(f"chunk is {chunk}, and no equation of {graph.layer} is chunked: {refusal}")
     return Plan(graph.layer, hardware, dict(sizes), choices)
 
 
 def _check(graph: Graph, order: Order, chunk: int | None) -> None:
+    """Raise OrderError for an order or chunk that does not exist, or that the layer cannot take."""
     if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
-        raise OrderError(f"chunk is {chunk!r}; it is a number of positions, at least 1")
-    names = order.values() if isinstance(order, Mapping) else (order,)
-    for name in names:
-        if name not in ORDERINGS and name != "auto":
+        raise OrderError(f"chunk is {chunk!r}, and needs to be a number of positions, at least 1")
+    wanted = dict(order) if isinstance(order, Mapping) else {"": order}
+    for name in wanted.values():
+        if not isinstance(name, str) or (name not in ORDERINGS and name != "auto"):
             close = difflib.get_close_matches(str(name), [*ORDERINGS, "auto"], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"orders are auto, {', '.join(ORDERINGS)}"
             raise OrderError(f"there is no order {name!r}; {hint}")
+    if chunk is not None and not set(wanted.values()) <= {"auto", "chunked"} and not isinstance(order, Mapping):
+        raise OrderError(f"chunk goes with the order 'chunked', and the order is {order!r}; leave one of them out")
+    fixed = over_pairs(graph)
+    for equation, reason in fixed.items():
+        name = wanted.get(equation, wanted.get("", "auto"))
+        if name not in ("auto", "quadratic"):
+            raise OrderError(f"'{equation}' does not admit the order {name!r}: {reason}; its one ordering is quadratic")
     if isinstance(order, Mapping):
-        equations = {part for node in graph.contractions for part in names_of(graph, node.name)}
+        equations = {part for node in graph.contractions for part in names_of(graph, node.name)} | set(fixed)
         for equation in order:
             if equation not in equations:
                 known = ", ".join(sorted(equations)) or "none"
-                raise OrderError(f"order names the equation {equation!r}; equations with a masked contraction: {known}")
+                raise OrderError(f"order names the equation {equation!r}; equations with an order to choose: {known}")
 
 
 def names_of(graph: Graph, contraction: str) -> tuple[str, ...]:

@@ -45,6 +45,11 @@ class Problem:
         return bool(set(self.gates) - set(self.axes))
 
     @property
+    def convolved(self) -> tuple[str, ...]:
+        """The state's atoms and those of kernels besides: what a convolution of the writers with the mask runs over."""
+        return tuple(dict.fromkeys((*self.state, *(atom for kernel in self.kernels for atom in kernel))))
+
+    @property
     def gated(self) -> bool:
         return bool(self.mask.all_gates)
 

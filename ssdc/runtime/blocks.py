@@ -47,8 +47,14 @@ def pad_end(x: Tensor, dim: int, count: int, *, edge: bool = False, value: float
 
 
 def merge(x: Tensor, dim: int, places: int, length: int) -> Tensor:
-    """The inverse of `chunk`: `places` adjacent dimensions as one, its first `length` positions."""
-    return x.flatten(dim, dim + places - 1).narrow(dim, 0, length)
+    """The inverse of `chunk`: `places` adjacent dimensions as one, its first `length` positions.
+
+    Of a symbolic length (torch.export) a copy: whether a view is contiguous would hang on the length.
+    """
+    flat = x.flatten(dim, dim + places - 1)
+    if isinstance(length, int):
+        return flat.narrow(dim, 0, length)
+    return flat.index_select(dim, torch.arange(length, device=x.device))
 
 
 def extend(x: Tensor, dim: int, count: int, history: Tensor | None) -> Tensor:

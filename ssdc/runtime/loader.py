@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import stat
+import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,7 @@ def load(text: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
+    sys.modules[name] = module  # torch.compile imports the module of what it traces by its name
     exec(compile(text, str(path), "exec"), module.__dict__)  # noqa: S102
     return module
 

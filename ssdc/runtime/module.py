@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdc.codegen.render import render
-from ssdc.errors import CallError, StateError
+from ssdc.errors import CallError, DtypeError, StateError
 from ssdc.graph.graph import Graph
 from ssdc.graph.packing import DOCUMENTS, POSITION, pack
 from ssdc.graph.scope import Scope
@@ -23,6 +23,7 @@ from ssdc.graph.states import Accumulator, Counter, History, grouped, not_causal
 from ssdc.plan.explain import explain
 from ssdc.plan.planner import Order, Plan, plan
 from ssdc.runtime.initialisers import initialise
+from ssdc.runtime.kernels.launch import available, interpreted
 from ssdc.runtime.loader import load
 from ssdc.runtime.packed import offsets_of, places
 from ssdc.runtime.parameters import declare, default_initialiser
@@ -53,12 +54,13 @@ class Layer(nn.Module):
         *,
         order: Order = "auto",
         chunk: int | None = None,
+        backend: str = "torch",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.source, self.graph = source, graph
-        self._order, self._chunk = order, chunk
+        self._order, self._chunk, self._backend = order, chunk, backend
         self._signature = Signature(graph)
         for node in graph.parameters:
             self._declare(scope, node.name, device, dtype)
@@ -69,10 +71,29 @@ class Layer(nn.Module):
         self._not_causal = not_causal(graph)
         self._identity = f"{graph.layer}/{hashlib.sha256(str((self._parts, sorted(graph.sizes.items(), key=str))).encode()).hexdigest()[:12]}"
         self._position = any(node.name == POSITION for node in graph.inputs)
-        self._plans: dict[tuple[bool, tuple[int, ...]], ModuleType] = {}
+        self._plans: dict[tuple[bool, bool, tuple[int, ...]], ModuleType] = {}
         self._packed: Graph | None = None
         self._free = self._free_atoms()
+        self._trace()
+
+    def _trace(self) -> None:
+        """The functions that every length shares while torch traces, made ahead: with torch, and with Triton's kernels."""
         self._traced = self._module(False, self._nominal())
+        kernels = self._backend == "triton" or (self._backend == "auto" and self._chunk is None and available())
+        self._traced_kernels = self._module(False, self._nominal(), True) if kernels else None
+
+    def _by_kernels(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether a call runs the text that calls Triton kernels. Raises CallError where it must and cannot."""
+        if self._traced_kernels is None or any(x.dtype == torch.float64 for x in inputs):
+            return False
+        if inputs[0].is_cuda:
+            return True
+        if self._backend == "triton" and not interpreted():
+            raise CallError(
+                f"{self.graph.layer} was compiled with backend='triton', and its inputs are on {inputs[0].device}; the kernels "
+                "run on CUDA devices: move inputs and layer there, or use backend='auto'"
+            )
+        return self._backend == "triton"
 
     # ---- construction --------------------------------------------------------------------------------------------------
 
@@ -114,14 +135,14 @@ class Layer(nn.Module):
     def _nominal(self) -> dict[str, int]:
         return {atom: NOMINAL_LENGTH if atom == self.graph.reader else 1 for atom in self._free}
 
-    def _module(self, packed: bool, sizes: dict[str, int]) -> ModuleType:
+    def _module(self, packed: bool, sizes: dict[str, int], kernels: bool = False) -> ModuleType:
         """The generated functions for a call's sizes."""
         rounded = tuple(1 << max(0, sizes.get(atom, 1) - 1).bit_length() for atom in self._free)
-        key = (packed, rounded)
+        key = (packed, kernels, rounded)
         if key not in self._plans:
             graph = self._graph(packed)
             found = plan(graph, dict(zip(self._free, rounded, strict=True)), order=self._order, chunk=self._chunk)
-            self._plans[key] = load(render(graph, found))
+            self._plans[key] = load(render(graph, found, backend="triton" if kernels else "torch"))
         return self._plans[key]
 
     def _graph(self, packed: bool) -> Graph:
@@ -130,6 +151,35 @@ class Layer(nn.Module):
         if self._packed is None:
             self._packed = pack(self.graph)
         return self._packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is generated, for copies and pickles."""
+        return {**self.__dict__, "_plans": {}, "_traced": None, "_traced_kernels": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._trace()
+
+    # ---- what a caller may ask -----------------------------------------------------------------------------------------
+
+    @property
+    def causal(self) -> bool:
+        """Whether the layer reads no later position, so that it has a state and can step."""
+        return self._not_causal is None
+
+    @property
+    def call_axes(self) -> tuple[str, ...]:
+        """The axes whose sizes each call decides, time left out."""
+        return self._free[:-1]
+
+    def time_of(self, name: str) -> int | None:
+        """The dimension of an input that is time; None for an input without one."""
+        return self._signature.time(name)
+
+    def output_time(self, place: int) -> int | None:
+        """The dimension of an output that is time; None for an output without one."""
+        layout = self.graph.results[place].layout
+        return next((dim for dim, atoms in enumerate(layout) if atoms == (self.graph.reader,)), None)
 
     # ---- plans ---------------------------------------------------------------------------------------------------------
 
@@ -153,7 +203,7 @@ class Layer(nn.Module):
                 raise CallError(
                     f"{self.graph.layer} has no per-call size '{name}'; it has T{''.join(', ' + a for a in self._free[:-1])}"
                 )
-            if not isinstance(size, int) or size < 0:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
                 raise CallError(f"the size {name} is {size!r}, and needs to be a whole number, at least 0")
             sizes[atom] = size
         return sizes
@@ -176,13 +226,13 @@ class Layer(nn.Module):
         own. Raises CallError, DtypeError or StateError.
         """
         inputs = self._signature.bind(args, kwargs)
-        sizes = self._check(inputs, state, step=False)
+        sizes = self._check(inputs, state if cu_seqlens is None else None, step=False)
         if cu_seqlens is not None:
             if return_state or state is not None:
                 return self._documents(inputs, sizes, cu_seqlens, state, return_state)
             return self._outputs(self._run(inputs, sizes, None, False, cu_seqlens)[0])
         if return_state and self._not_causal is not None:
-            raise StateError(f"{self.graph.layer} has no state: {self._not_causal}")
+            raise StateError(self._stateless())
         if not torch.compiler.is_compiling() and sizes[self.graph.reader] == 0:
             outputs, after = self._empty(inputs, sizes, state, return_state)
         else:
@@ -191,13 +241,18 @@ class Layer(nn.Module):
 
     def step(self, state: State, *args: Tensor, **kwargs: Tensor) -> tuple[Outputs, State]:
         """One position: the inputs and outputs of a call without their time axis, and the state after it."""
+        if self._not_causal is not None:
+            raise StateError(self._stateless())
+        if not isinstance(state, State):
+            raise StateError(f"{self.graph.layer}.step takes the state first: {self._no_state(state)}")
         inputs = self._signature.bind(args, kwargs)
         self._check(inputs, state, step=True)
-        function: Callable[..., Any] | None = getattr(self._traced, "step", None)
+        kernels = self._by_kernels(inputs)
+        function: Callable[..., Any] | None = getattr(self._traced_kernels if kernels else self._traced, "step", None)
         if function is None:
             return self._step_by_forward(state, inputs)
         given = [*inputs, *([state[POSITION].view(1)[0]] if self._position else [])]
-        outputs, after = self._call(function, given, inputs, state.tensors)
+        outputs, after = self._call(function, given, inputs, state.tensors, cast=not kernels)
         return self._outputs(outputs), State(self._identity, state.names, after)
 
     def init_state(
@@ -205,17 +260,22 @@ class Layer(nn.Module):
     ) -> State:
         """The state before the first position. `sizes` gives every axis that calls decide (`b=4`)."""
         if self._not_causal is not None:
-            raise StateError(f"{self.graph.layer} has no state: {self._not_causal}")
+            raise StateError(self._stateless())
         needed = [atom for atom in self._free[:-1] if any(atom in part.axes for part in self._parts)]
         missing = [atom for atom in needed if atom not in sizes]
         if missing:
-            raise CallError(f"init_state needs {', '.join(f'{atom}=' for atom in missing)}: the axes that calls decide")
+            need = ", ".join(f"{atom}=" for atom in missing)
+            raise CallError(f"init_state of {self.graph.layer} needs {need}: the size of each axis that calls decide")
+        if not dtype.is_floating_point:
+            raise DtypeError(
+                f"the state's dtype is {dtype}; it needs torch.float32, or torch.float64 for float64 inputs"
+            )
         known = self._call_sizes(dict(sizes))
         tensors = [
             torch.zeros(
-                self._stored(part, known, 0), device=device or self._device(), dtype=self._state_dtype(part, dtype)
+                self._stored(place, known, 0), device=device or self._device(), dtype=self._state_dtype(part, dtype)
             )
-            for part in self._parts
+            for place, part in enumerate(self._parts)
         ]
         return State(self._identity, [part.name for part in self._parts], tensors)
 
@@ -249,7 +309,11 @@ class Layer(nn.Module):
     ) -> tuple[tuple[Tensor, ...], State | None]:
         packed = cu_seqlens is not None
         tracing = torch.compiler.is_compiling()
-        module = self._traced if tracing and not packed else self._module(packed, {} if tracing else sizes)
+        kernels = self._by_kernels(inputs)
+        if tracing and not packed:
+            module = self._traced_kernels if kernels else self._traced
+        else:
+            module = self._module(packed, {} if tracing else sizes, kernels)
         given = inputs
         if packed:
             offsets = offsets_of(cu_seqlens, sizes, self.graph.reader, inputs[0].device)
@@ -260,8 +324,9 @@ class Layer(nn.Module):
         elif self._position:
             start = 0 if state is None else state[POSITION]
             given = [*inputs, torch.arange(sizes[self.graph.reader], device=inputs[0].device) + start]
-        states = state.tensors if state is not None else (None,) * len(self._parts)
-        outputs, after = self._call(module.forward, given, inputs, states, want_state)
+        parts = state_parts(self._graph(True)) if packed else self._parts
+        states = state.tensors if state is not None else (None,) * len(parts)
+        outputs, after = self._call(module.forward, given, inputs, states, want_state, cast=not kernels)
         return outputs, State(self._identity, [part.name for part in self._parts], after) if want_state else None
 
     def _call(
@@ -271,8 +336,12 @@ class Layer(nn.Module):
         inputs: Sequence[Tensor],
         states: Sequence[Tensor | None],
         *flags: bool,
+        cast: bool = True,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """A generated function in its computing dtype, autocast off; its outputs in the dtype of the inputs."""
+        """A generated function in its computing dtype, autocast off; its outputs in the dtype of the inputs.
+
+        Without `cast`, the function itself brings inputs to the computing dtype where it computes with them.
+        """
         parameters = [holder._parameters[leaf] for holder, leaf in self._holders]
         real = [tensor.dtype for tensor in inputs if tensor.is_floating_point()] or [p.dtype for p in parameters]
         outer = real[0] if real else torch.get_default_dtype()
@@ -280,7 +349,7 @@ class Layer(nn.Module):
             outer = outer if one is outer else torch.promote_types(outer, one)
         dtype = torch.float64 if outer == torch.float64 else torch.float32
         low = outer if outer in (torch.bfloat16, torch.float16) else None
-        values = tuple(x if x.dtype is dtype or not x.is_floating_point() else x.to(dtype) for x in given)
+        values = tuple(x if not cast or x.dtype is dtype or not x.is_floating_point() else x.to(dtype) for x in given)
         learned = tuple(p if p.dtype is dtype else p.to(dtype) for p in parameters)
         device = given[0].device.type
         if torch.is_autocast_enabled(device):
@@ -368,46 +437,55 @@ class Layer(nn.Module):
             return torch.bool
         return torch.float64 if real == torch.float64 else torch.float32
 
-    def _stored(self, part: Accumulator | History | Counter, sizes: dict[str, int], past: int) -> list[int]:
+    def _stored(self, place: int, sizes: dict[str, int], past: int) -> list[int]:
         """The shape of a state part as users see it: one dimension a declared axis."""
+        part = self._parts[place]
         if isinstance(part, Counter):
             return []
         known = {atom: size for atom, size in self.graph.sizes.items() if size is not None} | sizes
         if isinstance(part, History):
             known[self.graph.reader] = past if part.length is None else part.length
-        return [_product(known[atom] for atom in atoms) for atoms in self._layouts[self._parts.index(part)]]
+        return [_product(known[atom] for atom in atoms) for atoms in self._layouts[place]]
+
+    def _stateless(self) -> str:
+        return f"{self.graph.layer} has no state: {self._not_causal}; give it whole sequences"
+
+    @staticmethod
+    def _no_state(state: object) -> str:
+        return f"the state is a {type(state).__name__}; take it from return_state=True, step() or init_state()"
 
     def _check_state(self, state: State | None, inputs: Sequence[Tensor], sizes: dict[str, int]) -> None:
         if self._not_causal is not None:
-            raise StateError(f"{self.graph.layer} has no state and cannot go on: {self._not_causal}")
+            raise StateError(self._stateless())
         if not isinstance(state, State):
-            raise StateError(
-                f"the state is a {type(state).__name__}; take it from return_state=True, step() or init_state()"
-            )
+            raise StateError(self._no_state(state))
         if state.layer != self._identity:
             mine, other = self.graph.layer, state.layer.partition("/")[0]
             what = f"the state belongs to a layer '{other}'" + (" of other sizes" if mine == other else "")
-            raise StateError(f"{what}, and this is '{mine}'; states go with the layer that made them")
+            raise StateError(f"{what}, and this is '{mine}'; a state goes with the layer that made it, or init_state()")
         wide = any(tensor.dtype == torch.float64 for tensor in inputs)
-        for part, tensor in zip(self._parts, state.tensors, strict=True):
+        for place, (part, tensor) in enumerate(zip(self._parts, state.tensors, strict=True)):
             past = (
                 tensor.shape[self.graph.nodes[part.name].axes.index(self.graph.reader)]
                 if isinstance(part, History) and part.length is None
                 else 0
             )
-            want = self._stored(part, sizes, past)
+            want = self._stored(place, sizes, past)
             if list(tensor.shape) != want:
                 raise StateError(
-                    f"the state's '{part.name}' has {list(tensor.shape)}, and these inputs need {want}; a state goes with its batch"
+                    f"the state's '{part.name}' has {list(tensor.shape)}, and these inputs need {want}; "
+                    "a state goes with the batch that made it, or init_state()"
                 )
             dtype = self._state_dtype(part, torch.float64 if wide else torch.float32)
             if tensor.dtype != dtype:
                 raise StateError(
-                    f"the state's '{part.name}' is {tensor.dtype}, and with these inputs needs {dtype}; cast it with state.to({dtype})"
+                    f"the state's '{part.name}' is {tensor.dtype}, and with these inputs needs {dtype}; "
+                    f"cast it with state.to({dtype})"
                 )
             if tensor.device != inputs[0].device:
                 raise StateError(
-                    f"the state's '{part.name}' is on {tensor.device}, and the inputs are on {inputs[0].device}; move it with state.to()"
+                    f"the state's '{part.name}' is on {tensor.device}, and the inputs need it on {inputs[0].device}; "
+                    "move it with state.to()"
                 )
 
     def extra_repr(self) -> str:

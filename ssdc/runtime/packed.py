@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -18,15 +19,31 @@ def offsets_of(cu_seqlens: Tensor | Sequence[int], sizes: dict[str, int], reader
     The values of a tensor on an accelerator are not looked at: that would wait for the device.
     """
     if not isinstance(cu_seqlens, Tensor):
-        cu_seqlens = torch.tensor(list(cu_seqlens), dtype=torch.int64)
-    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.is_floating_point():
+        whole = isinstance(cu_seqlens, list | tuple) and all(
+            isinstance(offset, Integral) and not isinstance(offset, bool) for offset in cu_seqlens
+        )
+        if not whole:
+            raise CallError(
+                f"cu_seqlens is {cu_seqlens!r}; it needs a tensor or a list of integers, [0, .., {sizes[reader]}]"
+            )
+        cu_seqlens = torch.tensor(cu_seqlens, dtype=torch.int64)
+    kind = cu_seqlens.dtype
+    if (
+        cu_seqlens.ndim != 1
+        or cu_seqlens.shape[0] < 2
+        or kind.is_floating_point
+        or kind.is_complex
+        or kind == torch.bool
+    ):
         raise CallError(
-            f"cu_seqlens has shape {list(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}; it needs integers [documents + 1]"
+            f"cu_seqlens has shape {list(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}; "
+            "it needs integers [documents + 1]"
         )
     for axis, size in sizes.items():
         if axis != reader and size != 1:
             raise CallError(
-                f"cu_seqlens goes with a batch of one, and the axis {axis} has size {size}; lay documents end to end in time"
+                f"cu_seqlens goes with a batch of one, and the axis {axis} has size {size}; "
+                "lay documents end to end in time"
             )
     if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
         values = cu_seqlens.tolist()

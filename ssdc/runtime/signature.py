@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 import torch
@@ -34,24 +33,17 @@ class Slot:
         return "1" if not self.axes else self.axes[0] if len(self.axes) == 1 else f"({' '.join(self.axes)})"
 
 
-@dataclass(frozen=True, eq=False)
 class Signature:
-    """The inputs that a layer declares, in order."""
+    """The inputs that a layer declares, in order, and the dimensions (`slots`) of each.
 
-    graph: Graph
+    All is made at once: a cached property takes a lock in Python 3.11, which torch.compile cannot trace.
+    """
 
-    @cached_property
-    def inputs(self) -> tuple[Input, ...]:
-        return tuple(node for node in self.graph.inputs if not node.name.startswith("@"))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        return tuple(node.name for node in self.inputs)
-
-    @cached_property
-    def slots(self) -> dict[str, tuple[Slot, ...]]:
-        """The dimensions of each input."""
-        return {node.name: tuple(self._slot(atoms) for atoms in node.layout) for node in self.inputs}
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.inputs: tuple[Input, ...] = tuple(node for node in graph.inputs if not node.name.startswith("@"))
+        self.names = tuple(node.name for node in self.inputs)
+        self.slots = {node.name: tuple(self._slot(atoms) for atoms in node.layout) for node in self.inputs}
 
     def _slot(self, atoms: tuple[str, ...]) -> Slot:
         names: list[str] = []
@@ -73,7 +65,8 @@ class Signature:
         """The inputs in declared order. Raises CallError for missing, surplus and unknown ones."""
         if len(args) > len(self.names):
             raise CallError(
-                f"{self.graph.layer} takes {len(self.names)} inputs ({', '.join(self.names)}), and {len(args)} were given"
+                f"{self.graph.layer} takes {len(self.names)} inputs ({', '.join(self.names)}), "
+                f"and {len(args)} were given"
             )
         bound = dict(zip(self.names, args, strict=False))
         for name, tensor in kwargs.items():
@@ -86,12 +79,14 @@ class Signature:
             bound[name] = tensor
         missing = [name for name in self.names if name not in bound]
         if missing:
+            shown = ", ".join(f"{name}{_axes(self.slots[name])}" for name in missing)
+            many = "s" * (len(missing) > 1)
             raise CallError(
-                f"{self.graph.layer} needs the input{'s' * (len(missing) > 1)} {', '.join(missing)} besides"
+                f"{self.graph.layer} needs the input{many} {shown} besides; pass by name or in declared order"
             )
         return [bound[name] for name in self.names]
 
-    def check(self, inputs: Sequence[Tensor], device: torch.device | None, *, step: bool) -> Sizes:
+    def check(self, inputs: Sequence[object], device: torch.device | None, *, step: bool) -> Sizes:
         """The sizes that the inputs decide, per-call atoms and (but in a step) the reader.
 
         Raises CallError for a wrong number of dimensions, a wrong or contradicting size, or a wrong device, DtypeError
@@ -99,23 +94,24 @@ class Signature:
         """
         sizes: Sizes = {}
         owners: dict[str, str] = {}
+        given = device is not None
         for node, tensor in zip(self.inputs, inputs, strict=True):
             if not isinstance(tensor, Tensor):
-                raise CallError(f"the input '{node.name}' is a {type(tensor).__name__}, and needs to be a torch.Tensor")
+                what = f"the input '{node.name}' is a {type(tensor).__name__}, and needs to be a torch.Tensor"
+                raise CallError(f"{what}; make one with torch.as_tensor()")
             slots = self.slots[node.name]
             if step:
                 slots = tuple(slot for slot in slots if slot.open != self.graph.reader)
             if tensor.ndim != len(slots):
-                raise CallError(
-                    f"the input '{node.name}' has {tensor.ndim} dimensions {_shape(tensor)}, and needs {len(slots)}: {_axes(slots)}"
-                )
+                what = f"the input '{node.name}' has {tensor.ndim} dimensions {_shape(tensor)}, and needs {len(slots)}"
+                raise CallError(f"{what}, {_axes(slots)}; {_reshaping(tensor.ndim - len(slots), step)}")
             for dim, slot in enumerate(slots):
                 self._dimension(node.name, tensor, dim, slot, slots, sizes, owners)
             self._dtype(node, tensor)
             if device is not None and tensor.device != device:
-                raise CallError(
-                    f"the input '{node.name}' is on {tensor.device}, and the layer is on {device}; move one of them with .to()"
-                )
+                where = "the layer is" if given else f"'{self.inputs[0].name}' is"
+                what = f"the input '{node.name}' is on {tensor.device}, and {where} on {device}, where it needs to be"
+                raise CallError(f"{what}; move one of them with .to()")
             device = device or tensor.device
         return sizes
 
@@ -132,23 +128,20 @@ class Signature:
         size = tensor.shape[dim]
         if slot.open is None:
             if size != slot.fixed:
-                raise CallError(
-                    f"the input '{name}' has {_shape(tensor)}; its axis {slot.shown} in {_axes(slots)} has size {slot.fixed}, not {size}"
-                )
+                what = f"the input '{name}' has {_shape(tensor)}: size {size} along {slot.shown} of {_axes(slots)}"
+                raise CallError(f"{what}, which needs {slot.fixed}; that size was fixed when the layer was compiled")
             return
         if slot.fixed != 1:
             if size % slot.fixed:
-                raise CallError(
-                    f"the input '{name}' has {_shape(tensor)}; its axis {slot.shown} in {_axes(slots)} is a multiple of {slot.fixed}, not {size}"
-                )
+                what = f"the input '{name}' has {_shape(tensor)}: size {size} along {slot.shown} of {_axes(slots)}"
+                raise CallError(f"{what}, which needs a multiple of {slot.fixed}; pad it, or lay it out as declared")
             size = size // slot.fixed
         if slot.open not in sizes:
             sizes[slot.open], owners[slot.open] = size, name
         elif sizes[slot.open] != size:
-            raise CallError(
-                f"the input '{name}' has {_shape(tensor)}: size {size} along {slot.shown} of {_axes(slots)}, and "
-                f"'{owners[slot.open]}' has {sizes[slot.open]} there; inputs must agree"
-            )
+            what = f"the input '{name}' has {_shape(tensor)}: size {size} along {slot.shown} of {_axes(slots)}"
+            other = f"'{owners[slot.open]}' has {sizes[slot.open]} there"
+            raise CallError(f"{what}, and {other}; inputs need to agree, so expand or cut one of them")
 
     def _dtype(self, node: Input, tensor: Tensor) -> None:
         dtype = tensor.dtype
@@ -161,15 +154,25 @@ class Signature:
         else:
             fits = dtype.is_complex
         if not fits:
-            want = {
-                "real": "a floating-point dtype",
-                "bool": "torch.bool",
-                "int": "an integer dtype",
-                "complex": "a complex dtype",
-            }
-            raise DtypeError(
-                f"the input '{node.name}' is {tensor.dtype}, and is declared {node.kind}: it needs {want[node.kind]}"
-            )
+            want, cast = {
+                "real": ("a floating-point dtype", "torch.float32"),
+                "bool": ("torch.bool", "torch.bool"),
+                "int": ("an integer dtype", "torch.int64"),
+                "complex": ("a complex dtype", "torch.complex64"),
+            }[node.kind]
+            what = f"the input '{node.name}' is {dtype}, and is declared {node.kind}, which needs {want}"
+            raise DtypeError(f"{what}; cast it with .to({cast})")
+
+
+def _reshaping(surplus: int, step: bool) -> str:
+    """What to do about a tensor with so many dimensions too many."""
+    if step and surplus == 1:
+        return "a step takes one position, without the time axis: x.select(dim, 0)"
+    return (
+        "add the others with unsqueeze() or view()"
+        if surplus < 0
+        else "join or drop the others with flatten() or squeeze()"
+    )
 
 
 def _shape(tensor: Tensor) -> str:

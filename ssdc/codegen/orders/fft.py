@@ -13,12 +13,12 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     width, strict = ops.mask.width, ops.mask.strict
     out = Emitter({**sizes, time: "length"})
     before = (width or 1) - 1
-    state_axes = (time, *problem.state)
+    state_axes = (time, *problem.convolved)
     for op in ops.remembered():
         if op in ops.writers:
             out.lines.append(f"{op.text} = extend({op.text}, {op.axes.index(time)}, {before}, h_{op.text})")
     values = {op.text: op.value for op in (*ops.readers, *ops.writers)} | {"one": Value("one", ())}
-    update = out.path(terms["write"], values, state_axes)
+    update = out.path(terms["write"], values, (time, *problem.state))
     out.lines.append(f"update = {out.full(update, state_axes)}.double()")
     write = tuple(out.lines)
     out.lines.clear()

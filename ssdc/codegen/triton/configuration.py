@@ -41,7 +41,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """The kernels of one backward call. `values` is None where `gradients` does its work."""
+    """The kernels of one backward call."""
 
     segments: int
     sums: Kernel
@@ -51,7 +51,7 @@ class Backward:
     later_carry: Kernel
     later: Kernel
     gradients: Kernel
-    values: Kernel | None
+    values: Kernel
 
 
 def padded(size: int) -> int:
@@ -114,7 +114,7 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
     states = Kernel("states", facts, of_states, keeps="chunks")
     carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
     if form == "parallel":
-        share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
+        share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1) if tiles.inner >= inner else 1
         outputs = Kernel("outputs", facts, tiles, share=share)
     else:
         outputs = Kernel("walk", facts, walk)
@@ -122,9 +122,7 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
 
 
 def _form(facts: Facts, call: Call, programs: int, chunks: int) -> Form:
-    if chunks <= 2:
-        return "walk"
-    if facts.states > 128:
+    if facts.states > 128 or (facts.dtype == "float32" and facts.states > 64):
         return "parallel"
     return "walk" if programs >= call.processors or chunks < 16 else "segments"
 
@@ -133,7 +131,7 @@ def walk_tiles(facts: Facts) -> Tiles:
     """Tiles of the walk: all states, and as many value columns as registers hold beside them."""
     inner, outer = padded(facts.states), padded(facts.columns)
     if facts.dtype == "float32":
-        return Tiles(chunk_of(facts), inner, min(32 if inner <= 128 else 16, outer), 4 if inner <= 64 else 8, 1)
+        return Tiles(chunk_of(facts), inner, min(32, outer), 4 if inner <= 32 else 8, 1)
     return Tiles(chunk_of(facts), inner, min(64, outer), 4 if inner <= 128 else 8, 2)
 
 
@@ -141,16 +139,18 @@ def outputs_tiles(facts: Facts) -> Tiles:
     """Tiles of `outputs` and `values`."""
     inner, outer = padded(facts.states), padded(facts.columns)
     if facts.dtype == "float32":
-        return Tiles(chunk_of(facts), inner, min(32, outer), 4 if inner <= 64 else 8, 1)
-    return Tiles(chunk_of(facts), inner, min(128 if inner <= 128 else 64, outer), 4 if inner <= 128 else 8, 2)
+        return Tiles(chunk_of(facts), min(32, inner), min(32, outer), 4, 1)
+    if inner > 128:
+        return Tiles(chunk_of(facts), 64, min(128, outer), 4, 3)
+    return Tiles(chunk_of(facts), inner, min(64, outer), 4, 2)
 
 
 def gradient_tiles(facts: Facts) -> Tiles:
-    """Tiles of `gradients`: all states up to 128."""
+    """Tiles of `gradients`: 64 states."""
     inner, outer = padded(facts.states), padded(facts.columns)
     if facts.dtype == "float32":
-        return Tiles(chunk_of(facts), min(32, inner), min(32, outer), 8, 1)
-    return Tiles(chunk_of(facts), min(128, inner), min(64, outer), 8 if inner >= 128 else 4, 1)
+        return Tiles(chunk_of(facts), min(32, inner), min(32, outer), 4, 1)
+    return Tiles(chunk_of(facts), min(64, inner), min(64, outer), 4, 1)
 
 
 def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None) -> Backward:
@@ -162,15 +162,13 @@ def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None)
     if segments is None:
         parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
         segments = segments_for(call.lanes * parts, chunks, call.processors)
-    tiles = gradient_tiles(facts)
-    whole = tiles.inner >= facts.states
-    most = 16 if call.lanes * chunks >= 32 * call.processors else 1
-    share = share_of(call.shared, most) if whole else 1
+    share = share_of(call.shared, 16 if call.lanes * chunks >= 32 * call.processors else 1)
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
     carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
-    values = None if whole else Kernel("values", facts, replace(outputs_tiles(facts), stages=1))
+    values = outputs_tiles(facts)
     return Backward(
         segments, sums, carry, replace(sums, enters=True, keeps="chunks"), replace(sums, reverse=True),
         replace(carry, reverse=True), replace(sums, reverse=True, enters=True, keeps="chunks"),
-        Kernel("gradients", facts, tiles, share=share, gates=gates), values,
+        Kernel("gradients", facts, gradient_tiles(facts), share=share, gates=gates),
+        Kernel("values", facts, values, share=share if values.inner >= inner else 1, gates=gates),
     )

@@ -130,7 +130,8 @@ class Kernel:
             case "gradients":
                 return ("query", "key", "value", "grad", *timed)
             case "values":
-                return ("query", "key", *(("value",) if self.facts.scale else ()), "grad", *timed)
+                needed = self.facts.scale or (self.gates and self.facts.gate != "none")
+                return ("query", "key", *(("value",) if needed else ()), "grad", *timed)
             case "carry":
                 return ()
             case _:

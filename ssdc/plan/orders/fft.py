@@ -19,8 +19,8 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
     pricing = Pricing(problem, hardware, problem.sizes)
     time = problem.time
     pricing.term("write", problem.writers or (("one", ()),), tuple(a for a in (time, *problem.state)))
-    pricing.term("read", (*problem.readers, ("S", (time, *problem.state))), problem.axes)
+    pricing.term("read", (*problem.readers, ("S", (time, *problem.convolved))), problem.axes)
     length = 2 * max(1, problem.length)
-    entries = problem.count(problem.state) * length
+    entries = problem.count(problem.convolved) * length
     pricing.elementwise("transform", entries, 24.0 + 8.0 * log2(length), launches=8)
     return (pricing.candidate("fft", None, depth=1),)

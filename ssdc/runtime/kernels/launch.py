@@ -6,6 +6,8 @@ copied first (`fitting`).
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -19,6 +21,17 @@ from ssdc.runtime.loader import load
 
 TILE = 256
 """The most rows or columns of a tile."""
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether kernels can run here: Triton is installed, and there is a CUDA device."""
+    return importlib.util.find_spec("triton") is not None and torch.cuda.is_available()
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands for a device."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @lru_cache(maxsize=4096)

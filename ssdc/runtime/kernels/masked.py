@@ -38,6 +38,10 @@ def masked(
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
     _refuse_tangents(query, key, value, gate, scale, initial)
+    if query.shape[1] == 1 and initial is not None and not _learns(query, key, value, gate, own, scale, initial):
+        one = [x if x is None or isinstance(x, str) or x.ndim == 1 else x.squeeze(1) for x in (query, key, value, gate, own, scale)]
+        y, final = masked_step(*one, initial, heads, strict)  # type: ignore[misc]
+        return y.unsqueeze(1), final
     kind = "gate" if isinstance(own, str) else "none" if own is None else "varying"
     y, final = torch.ops.ssdc.masked(
         query, key, value, gate, None if isinstance(own, str) else own, scale, initial, heads, strict, OWN.index(kind))
@@ -48,17 +52,16 @@ def masked_step(
     query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | str | None, scale: Tensor | None,
     state: Tensor, heads: int, strict: bool,
 ) -> tuple[Tensor, Tensor]:
-    """One position: query and key [b, g, n], value [b, v, p], gates [b, h] or [h], state [b, h, n, p]; output [b, h, p]."""
-    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (query, key, value, gate, own, scale, state)):
-        one = [None if x is None or isinstance(x, str) or x.ndim == 1 else x.unsqueeze(1) for x in (query, key, value, gate, own, scale)]
-        y, after = masked(
-            one[0], one[1], one[2], gate if gate is not None and gate.ndim == 1 else one[3], own if isinstance(own, str) else one[4],  # type: ignore[arg-type]
-            one[5], state, heads, strict)
-        return y.squeeze(1), after
+    """One position, in one launch and without a gradient: query and key [b, g, n], value [b, v, p], gates [b, h] or [h], state
+    [b, h, n, p]; output [b, h, p] and the state after it."""
     kind = "gate" if isinstance(own, str) else "none" if own is None else "varying"
     y, after = torch.ops.ssdc.masked_step(
         query, key, value, gate, None if isinstance(own, str) else own, scale, state, heads, strict, OWN.index(kind))
     return y, after
+
+
+def _learns(*tensors: Tensor | str | None) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors)
 
 
 def _refuse_tangents(*tensors: Tensor | None) -> None:
@@ -243,31 +246,31 @@ def _masked_backward(
     leaving = _entering(
         chosen.later_sums, chosen.later_carry, chosen.segments, operands, grad_final.float().contiguous(), first, heads, length)
     later = _chunk_states(chosen.later, chosen.segments, operands, leaving, first, heads, length)
-    kernel = chosen.gradients
-    count, inners = chunks.shape[2], -(-states // kernel.tiles.inner)
-    blocks = heads // kernel.share
+    count = chunks.shape[2]
+    inners, outers = -(-states // chosen.gradients.tiles.inner), -(-columns // chosen.values.tiles.outer)
+    share = chosen.gradients.share
+    blocks = heads // share
     d_query, d_key = (
         made[k] if x.shape[2] == blocks else x.new_empty((batch, length, blocks, states), dtype=torch.float32)
         for k, x in ((0, query), (1, key)))
     d_value = made[2] if value.shape[2] == heads else value.new_empty((batch, length, heads, columns), dtype=torch.float32)
-    wide = [final.new_empty((inners, batch, length, heads)) for _ in range(3)]
+    d_gate, d_own = (final.new_empty((inners + outers if gates else 0, batch, heads, length)) for _ in range(2))
+    d_scale = final.new_empty((outers, batch, heads, length))
     launch(
-        kernel, batch * blocks * count * inners, operands, heads, chunks, later, d_query, d_key, d_value, *wide, length, heads, batch)
-    if chosen.values is not None:
-        outers = -(-columns // chosen.values.tiles.outer)
-        wide[2] = final.new_empty((outers, batch, length, heads))
-        launch(
-            chosen.values, batch * heads * count * outers, operands, heads, later, d_value, wide[2], length, heads, batch)
+        chosen.gradients, batch * blocks * count * inners, operands, heads, chunks, later, d_query, d_key, d_gate[:inners],
+        d_own[:inners], length, heads, batch)
+    launch(
+        chosen.values, batch * (heads // chosen.values.share) * count * outers, operands, heads, later, d_value, d_scale,
+        d_gate[inners:], d_own[inners:], length, heads, batch)
     for into, found in ((made[0], d_query), (made[1], d_key), (made[2], d_value)):
         if found is not into:
             into.copy_(found.unflatten(2, (into.shape[2], -1)).sum(3))
     if gates and gate is not None:
-        d_gate = wide[0].sum(0)
-        made[3].copy_(d_gate.sum((0, 1)) if gate.ndim == 1 else d_gate)
+        made[3].copy_(d_gate.sum((0, 1, 3)) if gate.ndim == 1 else d_gate.sum(0).transpose(1, 2))
         if own is not None:
-            made[4].copy_(wide[1].sum(0))
+            made[4].copy_(d_own.sum(0).transpose(1, 2))
     if scale is not None:
-        made[5].copy_(wide[2].sum(0))
+        made[5].copy_(d_scale.sum(0).transpose(1, 2))
     if initial is not None:
         made[6].copy_(first)
     return made

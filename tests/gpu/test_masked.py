@@ -1,0 +1,163 @@
+"""The Triton kernels on a GPU, against float64 on the CPU: values, gradients, forms, layouts, graphs, compile, determinism."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
+
+import pytest
+import torch
+
+import ssdc
+from ssdc.codegen.triton import configuration
+from ssdc.runtime.kernels.masked import masked, masked_step
+from tests.support.masked import CASES, Case, operands, reference, units
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-8}
+ALLOWED = {torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
+LARGE = (
+    Case(length=200, states=64, columns=64),
+    Case(length=200, states=128, columns=128, scale=True),
+    Case(batch=1, length=130, heads=2, states=256, columns=256),
+    Case(batch=1, length=1000, heads=6, states=128, columns=64, groups=(1, 1, 0), scale=True),
+)
+FORMS = (("walk", 1), ("segments", 2), ("parallel", 1), ("parallel", 2))
+
+
+def on_device(given, grad=True):  # type: ignore[no-untyped-def]
+    return [None if x is None else x.cuda().requires_grad_(grad) for x in given]
+
+
+def run(case, leaves, form=None, segments=None):  # type: ignore[no-untyped-def]
+    query, key, value, gate, own, scale, initial = leaves
+    forward = partial(configuration.forward, form=form, segments=segments)
+    with patch.object(configuration, "forward", forward):
+        return masked(query, key, value, gate, "gate" if case.own == "gate" else own, scale, initial, case.heads, case.strict)
+
+
+@pytest.mark.parametrize("dtype", UNIT, ids=str)
+@pytest.mark.parametrize("case", (*CASES, *LARGE), ids=str)
+def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> None:
+    given = operands(case, dtype)
+    grad = torch.randn(case.batch, case.length, case.heads, case.columns).to(dtype)
+    grad_final = torch.randn(case.batch, case.heads, case.states, case.columns)
+    exact, magnitude = reference(case, given, grad, grad_final)
+    for form, segments in FORMS:
+        leaves = on_device(given)
+        backward = partial(configuration.backward, segments=segments)
+        y, final = run(case, leaves, form, segments)
+        with patch.object(configuration, "backward", backward):
+            torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
+        found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, UNIT[dtype])
+        assert max(found) <= ALLOWED[dtype], (form, segments, found)
+
+
+@pytest.mark.parametrize("case", CASES[:15], ids=str)
+def test_a_step_is_one_position(case: Case) -> None:
+    case = replace(case, length=1, initial=True)
+    given = operands(case, torch.bfloat16)
+    zero = torch.zeros(case.batch, 1, case.heads, case.columns)
+    exact, magnitude = reference(case, given, zero, torch.zeros(case.batch, case.heads, case.states, case.columns))
+    one = [x[:, 0] if x is not None and x.ndim > 1 and k < 6 else x for k, x in enumerate(on_device(given, False))]
+    query, key, value, gate, own, scale, state = one
+    y, after = masked_step(query, key, value, gate, "gate" if case.own == "gate" else own, scale, state, case.heads, case.strict)
+    assert max(units([y.unsqueeze(1), after], exact[:2], magnitude[:2], UNIT[torch.bfloat16])) <= 2
+
+
+def test_layouts_give_the_same_bits() -> None:
+    case = Case(length=150, states=64, columns=64)
+    given = on_device(operands(case, torch.bfloat16), False)
+    plain = run(case, given)
+    turned = [x if x is None or x.ndim != 4 or k == 6 else x.permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2) for k, x in enumerate(given)]
+    assert all(torch.equal(a, b) for a, b in zip(plain, run(case, turned), strict=True))
+    wide = [None if x is None or x.ndim < 3 or k == 6 else torch.cat([x, torch.full_like(x, torch.nan)], 1)[:, : case.length] for k, x in enumerate(given)]
+    wide[6] = given[6]
+    assert all(torch.equal(a, b) for a, b in zip(plain, run(case, wide), strict=True))
+
+
+def test_later_inputs_leave_earlier_outputs_alone_and_runs_repeat() -> None:
+    case = Case(length=300, states=64, columns=64)
+    given = on_device(operands(case, torch.bfloat16), False)
+    for form, segments in FORMS:
+        first = run(case, given, form, segments)[0]
+        changed = [None if x is None or k == 6 else torch.cat([x[:, :137], torch.randn_like(x[:, 137:])], 1) for k, x in enumerate(given)]
+        changed[3] = None if changed[3] is None else -changed[3].abs()
+        assert torch.equal(first[:, :137], run(case, changed, form, segments)[0][:, :137])
+        assert all(torch.equal(first, run(case, given, form, segments)[0]) for _ in range(20))
+
+
+def test_a_graph_replays_and_a_compiled_call_agrees() -> None:
+    case = Case(length=300, states=64, columns=64)
+    given = on_device(operands(case, torch.bfloat16), False)
+    eager = run(case, given)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(case, given)
+    for x in captured:
+        x.fill_(torch.nan)
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
+    compiled = torch.compile(lambda *x: masked(x[0], x[1], x[2], x[3], None, None, x[4], case.heads, False), fullgraph=True)
+    query, key, value, gate, _, _, initial = given
+    assert all(torch.equal(a, b) for a, b in zip(eager, compiled(query, key, value, gate, initial), strict=True))
+
+
+def test_opcheck() -> None:
+    case = Case(length=70, states=16, columns=32, scale=True)
+    query, key, value, gate, _, scale, initial = on_device(operands(case, torch.float32))
+    torch.library.opcheck(torch.ops.ssdc.masked.default, (query, key, value, gate, None, scale, initial, case.heads, False, 0))
+    step = [x.detach()[:, 0] for x in (query, key, value, gate)]
+    torch.library.opcheck(torch.ops.ssdc.masked_step.default, (*step, None, scale.detach()[:, 0], initial.detach(), case.heads, False, 0))
+
+
+SPEC = """
+layer ssd(H, P, N, G) {
+  time t, s
+  axis b, h = H, p = P, n = N
+  axis g = G groups h
+  input x[b,t,h,p], dt[b,t,h], B[b,t,g,n], C[b,t,g,n]
+  param A_log[h] ~ log(uniform(1, 16))
+  mask L[b,h,t,s] = semiseparable(exp(-exp(A_log[h]) * dt[b,t,h]))
+  y[b,t,h,p] = C[b,t,g,n] * L[b,h,t,s] * B[b,s,g,n] * dt[b,s,h] * x[b,s,h,p]
+  output y
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_layer_uses_the_kernels(dtype: torch.dtype) -> None:
+    sizes = {"H": 4, "P": 32, "N": 16, "G": 2}
+    torch.manual_seed(0)
+    layer = ssdc.compile(SPEC, sizes=sizes, device="cuda")
+    plain = ssdc.compile(SPEC, sizes=sizes, device="cuda", backend="torch")
+    plain.load_state_dict(layer.state_dict())
+    exact = ssdc.reference(SPEC, sizes=sizes)
+    exact.load_state_dict({name: x.double().cpu() for name, x in layer.state_dict().items()})
+    inputs = {
+        "x": torch.randn(2, 100, 4, 32).to(dtype), "dt": torch.rand(2, 100, 4).to(dtype),
+        "B": torch.randn(2, 100, 2, 16).to(dtype), "C": torch.randn(2, 100, 2, 16).to(dtype),
+    }  # fmt: skip
+    wanted, magnitude = exact.bounds(**{name: x.double() for name, x in inputs.items()})
+    moved = {name: x.cuda() for name, x in inputs.items()}
+    with patch("ssdc.runtime.kernels.masked.launch", wraps=__import__("ssdc.runtime.kernels.masked", fromlist=["launch"]).launch) as launch:
+        y, state = layer(**moved, return_state=True)
+        assert launch.called
+    assert max(units([y], [wanted], [magnitude], UNIT[dtype])) <= ALLOWED[dtype]
+    first, at = layer(**{name: x[:, :37] for name, x in moved.items()}, return_state=True)
+    rest, _ = layer(**{name: x[:, 37:] for name, x in moved.items()}, state=at, return_state=True)
+    assert max(units([torch.cat([first, rest], 1)], [wanted], [magnitude], UNIT[dtype])) <= ALLOWED[dtype]
+    with torch.no_grad():
+        one, _ = layer.step(at, **{name: x[:, 37] for name, x in moved.items()})
+    assert max(units([one], [wanted[:, 37]], [magnitude[:, 37]], UNIT[dtype])) <= ALLOWED[dtype]
+    grads = []
+    for model in (layer, plain):
+        model.zero_grad()
+        leaves = {name: x.float().requires_grad_() for name, x in moved.items()}
+        model(**leaves).sin().sum().backward()
+        grads.append([*(x.grad for x in leaves.values()), model.A_log.grad])
+    for mine, other in zip(*grads, strict=True):
+        assert (mine - other).norm() <= 1e-5 * other.norm()

@@ -1,0 +1,118 @@
+"""The Triton kernels without a GPU: values in the interpreter, cubins of every configuration, the operators' contracts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton.configuration import Call
+from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
+from ssdc.codegen.triton.text import source
+from ssdc.runtime.kernels import masked as module
+from tests.support.masked import Case, operands, reference, units
+
+ROOT = Path(__file__).resolve().parents[2]
+ALLOWED = 16
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+@needs_triton
+def test_interpreted_kernels_agree_with_the_quadratic_form() -> None:
+    """Every case, form, gradient and step in float32: within 16 u sum|terms| of float64, element by element."""
+    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "tests.support.run_masked"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert len(found) > 40
+    assert {name: errors for name, errors in found.items() if max(errors) > ALLOWED} == {}
+
+
+def test_the_comparison_fails_for_a_wrong_result() -> None:
+    case = Case(length=5)
+    given = operands(case, torch.float32)
+    grads = torch.randn(2, 5, 4, 16), torch.randn(2, 4, 16, 16)
+    exact, magnitude = reference(case, given, *grads)
+    assert max(units([x.float() for x in exact], exact, magnitude, 2.0**-24)) <= 1
+    wrong = [x.float() for x in exact]
+    wrong[0][1, 3, 2, 7] *= 1 + 1e-3
+    assert max(units(wrong, exact, magnitude, 2.0**-24)) > ALLOWED
+
+
+SIZES = ((16, 16), (24, 80), (64, 64), (128, 64), (128, 128), (256, 256))
+FACTS = [
+    *(Facts(dtype, *sizes, "varying", scale=True) for dtype in ("float32", "bfloat16") for sizes in SIZES),
+    Facts("float16", 128, 128, "varying"),
+    Facts("bfloat16", 128, 128, "none"),
+    Facts("bfloat16", 128, 128, "constant"),
+    Facts("bfloat16", 64, 64, "varying", strict=True, own="varying"),
+    Facts("float32", 64, 64, "varying", strict=True, own="gate"),
+]
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("facts", FACTS, ids=lambda f: f"{f.dtype}-{f.states}x{f.columns}-{f.gate}{'-strict' * f.strict}")
+def test_every_configuration_compiles_without_spills(facts: Facts, capability: int) -> None:
+    """Nothing in local memory and shared memory within limits, for what the cost rule can choose; bfloat16 on sm_80 in part."""
+    from tests.support.cubins import SHARED, configurations, usage
+
+    for kernel in configurations(facts):
+        if capability == 80 and kernel.template not in ("walk", "gradients"):
+            continue
+        found = usage(kernel, capability)
+        assert found.shared <= SHARED[capability], (kernel, found)
+        if capability == 90:
+            assert found.stack <= SPILL, (kernel, found)
+
+
+SPILL = 0
+
+
+def test_text_has_no_name_that_a_fork_left_out() -> None:
+    kernel = Kernel("walk", Facts("bfloat16", 64, 64), Tiles(64, 64, 64))
+    text = source(kernel)
+    assert "log_gate" not in text and "scale" not in text and "exp2" not in text
+    assert 'input_precision="ieee"' in source(Kernel("walk", Facts("float32", 64, 64), Tiles(32, 64, 32)))
+    assert text.count("tl.dot(") == text.count("input_precision=")
+
+
+@pytest.mark.parametrize("shared", [1, 3, 80])
+def test_the_rule_cuts_time_into_pieces_that_cover_it(shared: int) -> None:
+    for lanes in (1, 48, 640):
+        for length in (1, 63, 64, 65, 4096, 1_000_001):
+            call = Call(lanes, length, shared, 132)
+            facts = Facts("bfloat16", 128, 64, "varying")
+            forward, backward = configuration.forward(facts, call), configuration.backward(facts, call, True)
+            chunks = -(-length // forward.outputs.tiles.chunk)
+            assert 1 <= forward.segments <= max(1, chunks) and 1 <= backward.segments <= max(1, chunks)
+            assert shared % forward.outputs.share == 0 and shared % backward.gradients.share == 0
+
+
+def test_fakes_have_the_shapes_of_results_and_shapes_are_checked() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        query, value = torch.empty(2, 9, 3, 24, dtype=torch.bfloat16), torch.empty(2, 9, 6, 40, dtype=torch.bfloat16)
+        gate = torch.empty(2, 9, 6, requires_grad=True)
+        y, final = module.masked(query, query, value, gate, None, None, None, 6, False)
+        assert y.shape == (2, 9, 6, 40) and y.dtype == torch.bfloat16 and y.is_contiguous()
+        assert final.shape == (2, 6, 24, 40) and final.dtype == torch.float32
+        (found,) = torch.autograd.grad(y.float().sum() + final.sum(), (gate,))
+        assert found.shape == gate.shape
+        one, after = module.masked_step(query[:, 0], query[:, 0], value[:, 0], None, None, None, final.detach(), 6, False)
+        assert one.shape == (2, 6, 40) and after.shape == final.shape
+    query, value = torch.zeros(2, 9, 3, 24), torch.zeros(2, 9, 6, 40)
+    with pytest.raises(ValueError, match="multiple"):
+        module.masked(query, query, value, None, None, None, None, 5, False)
+    with pytest.raises(ValueError, match="one dtype"):
+        module.masked(query, query.bfloat16(), value, None, None, None, None, 6, False)
+    with pytest.raises(ValueError, match="gate is"):
+        module.masked(query, query, value, torch.zeros(2, 9, 3), None, None, None, 6, False)
