@@ -12,5 +12,14 @@ from ssdc.pipeline import check, compile, reference
 __version__ = "0.1.0"
 
 __all__ = [
-    "CallError", "DtypeError", "OrderError", "PlanError", "SpecError", "SsdcError", "StateError", "check", "compile", "reference",
-]  # fmt: skip
+    "CallError",
+    "DtypeError",
+    "OrderError",
+    "PlanError",
+    "SpecError",
+    "SsdcError",
+    "StateError",
+    "check",
+    "compile",
+    "reference",
+]

@@ -106,8 +106,9 @@ def plan(checked: Checked, sizes: Mapping[str, int], *, order: Order = "auto", c
     return make_plan(checked.graph, sizes, order=order, chunk=chunk)
 
 
-def call_sizes(checked: Checked, *, T: int, **sizes: int) -> dict[str, int]:  # noqa: N803
-    """The sizes of a call by atom, as `plan` takes them: T, and the axes that calls decide (those left out count as one)."""
+def call_sizes(checked: Checked, *, T: int, **sizes: int) -> dict[str, int]:
+    """The sizes of a call by atom, as `plan` takes them: T, and the axes that calls decide (those left out count as
+    one)."""
     graph = checked.graph
     free = {axis for node in graph.inputs for axis in node.axes if graph.sizes.get(axis) is None}
     return {axis: T if axis == graph.reader else sizes.get(axis, 1) for axis in free | {graph.reader}}
@@ -148,7 +149,14 @@ def compile(
         )
     checked = check(source, layer, sizes, lenient=False)
     return Layer(
-        checked.source, checked.scope, checked.graph, order=order, chunk=chunk, backend=backend, device=device, dtype=dtype
+        checked.source,
+        checked.scope,
+        checked.graph,
+        order=order,
+        chunk=chunk,
+        backend=backend,
+        device=device,
+        dtype=dtype,
     )
 
 

@@ -1,6 +1,7 @@
 """`ssdc eject`: a Python file that holds one layer and needs torch alone.
 
-In goes a file of programs; out comes `DIR/<layer>.py`, and its path on stdout. The file's orderings are those of one plan.
+In goes a file of programs; out comes `DIR/<layer>.py`, and its path on stdout. The file's orderings are those of one
+plan.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from ssdc import pipeline
 from ssdc.cli.explain import ChunkOption, OrderOption
 from ssdc.cli.options import FileArgument, LayerOption, LengthOption, SizeOption, request
 
-FolderOption = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", file_okay=False, help="Where the file goes.")]
+FolderOption = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", file_okay=False, help="Where the file goes.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 
 

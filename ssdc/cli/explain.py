@@ -1,6 +1,7 @@
 """`ssdc explain`: the orderings of each masked contraction, priced, the choice, and the refusals with their reasons.
 
-In goes a file and the shape of a call; out comes the plan in words, on stdout. Nothing is run and torch is not imported.
+In goes a file and the shape of a call; out comes the plan in words, on stdout. Nothing is run and torch is not
+imported.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from ssdc import pipeline
 from ssdc.cli.options import BatchOption, FileArgument, LayerOption, LengthOption, SizeOption, request
 from ssdc.plan.explain import explain as in_words
 
-OrderOption = Annotated[str, typer.Option("--order", help="One ordering for the layer, instead of the planner's choice.")]
+OrderOption = Annotated[
+    str, typer.Option("--order", help="One ordering for the layer, instead of the planner's choice.")
+]
 ChunkOption = Annotated[int | None, typer.Option("--chunk", min=1, help="Positions in a chunk.")]
 
 

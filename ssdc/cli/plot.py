@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -42,8 +43,10 @@ def crossovers(series: Series) -> tuple[Crossover, ...]:
     points = {name: dict(values) for name, values in series.items()}
     lengths = sorted({T for values in points.values() for T in values})
     found = []
-    for low, high in zip(lengths, lengths[1:], strict=False):
-        both = {name: (values[low], values[high]) for name, values in points.items() if low in values and high in values}
+    for low, high in pairwise(lengths):
+        both = {
+            name: (values[low], values[high]) for name, values in points.items() if low in values and high in values
+        }
         if len(both) < 2:
             continue
         before, after = (min(both, key=lambda name: both[name][end]) for end in (0, 1))

@@ -27,8 +27,8 @@ def verify(
 ) -> None:
     """Verify every legal ordering against the float64 reference.
 
-    Outputs at lengths round the chunk, a prefill cut and continued, decoding step by step: each within the rounding bound
-    16 u sum|terms|. Gradients in float64 within 1e-9. Exit status 1 if a check fails.
+    Outputs at lengths round the chunk, a prefill cut and continued, decoding step by step: each within the rounding
+    bound 16 u sum|terms|. Gradients in float64 within 1e-9. Exit status 1 if a check fails.
     """
     import torch
     from rich.table import Table
@@ -47,7 +47,15 @@ def verify(
         chunks = chunk if order == "chunked" else None
         return pipeline.compile(wanted.source, wanted.layer, wanted.sizes, order=order, chunk=chunks)
 
-    table = Table("order", "check", "error", "allowed", "", title=f"{checked.graph.layer}: {len(orders)} orderings", title_justify="left")
+    table = Table(
+        "order",
+        "check",
+        "error",
+        "allowed",
+        "",
+        title=f"{checked.graph.layer}: {len(orders)} orderings",
+        title_justify="left",
+    )
     failed = 0
     with console(stderr=True).status("verifying"):
         for finding in findings(compiled, reference, orders, batch=batch, length=length, chunk=chunk):

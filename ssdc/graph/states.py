@@ -1,8 +1,8 @@
 """What a layer must remember, and whether it is causal, derived from its graph alone.
 
-A layer that reads no later position can go on where it stopped. Its state is then, for each contraction over an unbounded
-mask, what it has accumulated; for each tensor that is read a bounded number of steps back, that stretch of history; and the
-count of positions where index(t) is read.
+A layer that reads no later position can go on where it stopped. Its state is then, for each contraction over an
+unbounded mask, what it has accumulated; for each tensor that is read a bounded number of steps back, that stretch of
+history; and the count of positions where index(t) is read.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ MODULES = ("torch", "torch.nn", "ssdc.runtime.blocks", "ssdc.runtime.primitives"
 
 NODES = (
     ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.Expr, ast.Import, ast.ImportFrom,
-    ast.AnnAssign, ast.AugAssign, ast.alias, ast.If, ast.IfExp, ast.For, ast.Name, ast.Load, ast.Store, ast.Attribute, ast.Call, ast.keyword,
-    ast.Starred, ast.Constant, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.BinOp, ast.UnaryOp, ast.BoolOp,
+    ast.AnnAssign, ast.AugAssign, ast.alias, ast.If, ast.IfExp, ast.For, ast.Name, ast.Load, ast.Store, ast.Attribute,
+    ast.Call, ast.keyword, ast.Starred, ast.Constant, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.BinOp, ast.UnaryOp, ast.BoolOp,
     ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )  # fmt: skip
 
@@ -31,7 +31,9 @@ BUILTINS = ("range", "float", "slice", "min", "max", "int", "len")
 def check(text: str) -> None:
     """Raise PlanError, naming the line, where a text is not what the generator may write."""
     tree = ast.parse(text)
-    documentation = {id(node.body[0]) for node in ast.walk(tree) if isinstance(node, ast.Module | ast.FunctionDef) and node.body}
+    documentation = {
+        id(node.body[0]) for node in ast.walk(tree) if isinstance(node, ast.Module | ast.FunctionDef) and node.body
+    }
     defined = {name for node in ast.walk(tree) for name in _bound(node)}
     for node in ast.walk(tree):
         if id(node) in documentation and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -39,7 +41,9 @@ def check(text: str) -> None:
         problem = _problem(node, defined)
         if problem:
             line = getattr(node, "lineno", 0)
-            raise PlanError(f"generated text is refused: {problem} in line {line}; this is a fault of ssdc, please report it")
+            raise PlanError(
+                f"generated text is refused: {problem} in line {line}; this is a fault of ssdc, please report it"
+            )
 
 
 def _bound(node: ast.AST) -> tuple[str, ...]:
@@ -63,9 +67,13 @@ def _problem(node: ast.AST, defined: set[str]) -> str | None:
             return "a decorator"
         case ast.Import(names=names) if any(alias.name not in MODULES for alias in names):
             return "an import"
-        case ast.ImportFrom(module=module) if module not in MODULES and not (module or "").startswith("ssdc.runtime.kernels"):
+        case ast.ImportFrom(module=module) if module not in MODULES and not (module or "").startswith(
+            "ssdc.runtime.kernels"
+        ):
             return "an import"
-        case ast.Attribute(attr=name) | ast.Name(id=name) | ast.arg(arg=name) if not NAME.match(name) and name != "None":
+        case ast.Attribute(attr=name) | ast.Name(id=name) | ast.arg(arg=name) if (
+            not NAME.match(name) and name != "None"
+        ):
             return f"the name {name!r}"
         case ast.Name(id=name) if name not in defined and name not in BUILTINS and "*" not in defined:
             return f"the unknown name {name!r}"

@@ -171,7 +171,7 @@ def previous(x: Tensor, history: Tensor | None) -> Tensor:
     return torch.cat([first, x[..., :-1]], -1)
 
 
-# ---- functions of the language that torch has in parts ----------------------------------------------------------------
+# ---- functions of the language that torch has in parts ---------------------------------------------------------------
 
 
 def rmsnorm(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

@@ -1,8 +1,8 @@
 """Every legal ordering of a layer held against its definition in float64.
 
-In: a program. Out: one `Finding` an ordering and a check: outputs at lengths round the chunk, a prefill cut and continued,
-decoding step by step, and gradients. Errors are in units of the bound u * sum|terms| that `Reference.bounds` derives; 16
-are allowed. Gradients are compared in float64, relative to the largest entry of each.
+In: a program. Out: one `Finding` an ordering and a check: outputs at lengths round the chunk, a prefill cut and
+continued, decoding step by step, and gradients. Errors are in units of the bound u * sum|terms| that `Reference.bounds`
+derives; 16 are allowed. Gradients are compared in float64, relative to the largest entry of each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ class Finding:
 
 
 def verify(
-    compiled: Callable[[str], Layer], reference: Reference, orders: tuple[str, ...], *, batch: int, length: int, chunk: int
+    compiled: Callable[[str], Layer],
+    reference: Reference,
+    orders: tuple[str, ...],
+    *,
+    batch: int,
+    length: int,
+    chunk: int,
 ) -> Iterator[Finding]:
     """Findings as they are made. `compiled` makes the layer in one order; `reference` has the parameters that count."""
     lengths = sorted({0, 1, max(1, chunk - 1), chunk, chunk + 1, length})
@@ -54,7 +60,12 @@ def verify(
         if layer.causal:
             yield Finding(order, "prefill, cut and continued", _cut(layer, reference, batch, length), UNITS)
             yield Finding(order, "step by step", _steps(layer, reference, batch, min(length, 40)), UNITS)
-        yield Finding(order, "gradients, float64", _gradients(layer.double(), reference, batch, min(length, 2 * chunk + 1)), GRADIENTS)
+        yield Finding(
+            order,
+            "gradients, float64",
+            _gradients(layer.double(), reference, batch, min(length, 2 * chunk + 1)),
+            GRADIENTS,
+        )
 
 
 def _outputs(layer: Layer, reference: Reference, order: str, batch: int, lengths: list[int]) -> Iterator[Finding]:
@@ -67,7 +78,7 @@ def _outputs(layer: Layer, reference: Reference, order: str, batch: int, lengths
 
 
 def _inputs(layer: Layer, batch: int, length: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    sizes = {name: batch for name in layer.call_axes}
+    sizes = dict.fromkeys(layer.call_axes, batch)
     return sample_inputs(layer, seed=length, dtype=dtype, T=length, **sizes)
 
 
@@ -111,7 +122,7 @@ def _steps(layer: Layer, reference: Reference, batch: int, length: int) -> float
     """Position by position from the empty state."""
     inputs = _inputs(layer, batch, length)
     values, magnitudes = reference.bounds(**inputs, products=True)
-    state = layer.init_state(**{name: batch for name in layer.call_axes})
+    state = layer.init_state(**dict.fromkeys(layer.call_axes, batch))
     rows: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for t in range(length):
@@ -128,7 +139,8 @@ def _steps(layer: Layer, reference: Reference, batch: int, length: int) -> float
 
 
 def _gradients(layer: Layer, reference: Reference, batch: int, length: int) -> float:
-    """The largest error of a gradient with respect to any input or parameter, relative to that gradient's largest entry."""
+    """The largest error of a gradient with respect to any input or parameter, relative to that gradient's largest
+    entry."""
     inputs = _inputs(layer, batch, length, torch.float64)
     found, wanted = (_gradient(module, inputs) for module in (layer, reference))
     worst = 0.0
@@ -146,6 +158,8 @@ def _gradient(module: torch.nn.Module, inputs: Mapping[str, Tensor]) -> list[Ten
     outputs = _several(module(**leaves))
     generator = torch.Generator().manual_seed(1)
     total = sum((y * torch.randn(y.shape, generator=generator, dtype=torch.float64)).sum() for y in outputs)
-    targets = [x for x in leaves.values() if x.requires_grad] + [parameter for _, parameter in sorted(module.named_parameters())]
+    targets = [x for x in leaves.values() if x.requires_grad] + [
+        parameter for _, parameter in sorted(module.named_parameters())
+    ]
     assert isinstance(total, Tensor)
     return list(torch.autograd.grad(total, targets, allow_unused=True))
