@@ -17,8 +17,10 @@ import ast
 import builtins
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 
+@lru_cache(maxsize=1024)
 def tidy(text: str) -> str:
     """The text without unused statements and imports; `from x import *` becomes the names that nothing else binds."""
     while True:
@@ -52,16 +54,14 @@ def _dead(function: ast.FunctionDef) -> Iterator[int]:
 
 def _overwritten(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """The assignments of a straight run of statements whose name is bound anew before anything reads it."""
-    for place, statement in enumerate(body):
-        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
-            continue
-        name = statement.targets[0].id
-        for later in body[place + 1 :]:
-            if name in _loaded(later):
-                break
-            if isinstance(later, ast.Assign) and [ast.unparse(target) for target in later.targets] == [name]:
+    anew: dict[str, bool] = {}  # going backwards: whether the next thing that happens to a name is that it is bound
+    for statement in reversed(body):
+        target = statement.targets[0] if isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
+        if isinstance(target, ast.Name):
+            if anew.get(target.id):
                 yield statement
-                break
+            anew[target.id] = True
+        anew.update(dict.fromkeys(_loaded(statement), False))
 
 
 def _loaded(tree: ast.AST) -> set[str]:

@@ -17,7 +17,8 @@ MODULES = ("torch", "torch.nn", "ssdc.runtime.blocks", "ssdc.runtime.primitives"
 NODES = (
     ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.Expr, ast.Import, ast.ImportFrom,
     ast.AnnAssign, ast.AugAssign, ast.alias, ast.If, ast.IfExp, ast.For, ast.Name, ast.Load, ast.Store, ast.Attribute,
-    ast.Call, ast.keyword, ast.Starred, ast.Constant, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.BinOp, ast.UnaryOp, ast.BoolOp,
+    ast.Call, ast.keyword, ast.Starred, ast.Constant, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.BinOp,
+    ast.UnaryOp, ast.BoolOp,
     ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )  # fmt: skip
 

@@ -20,6 +20,10 @@ UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-8
 ALLOWED = {torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
 LARGE = (
     Case(length=200, states=64, columns=64),
+    Case(length=200, states=128, columns=32, scale=True),
+    Case(length=200, states=32, columns=128),
+    Case(length=130, states=256, columns=64, heads=2),
+    Case(length=130, states=64, columns=256, heads=2),
     Case(length=200, states=128, columns=128, scale=True),
     Case(batch=1, length=130, heads=2, states=256, columns=256),
     Case(batch=1, length=1000, heads=6, states=128, columns=64, groups=(1, 1, 0), scale=True),
@@ -41,6 +45,8 @@ def run(case, leaves, form=None, segments=None):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("dtype", UNIT, ids=str)
 @pytest.mark.parametrize("case", (*CASES, *LARGE), ids=str)
 def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> None:
+    if dtype == torch.float16 and case.rate > 100:
+        pytest.skip("float16 has no numbers for what such gates leave")
     given = operands(case, dtype)
     grad = torch.randn(case.batch, case.length, case.heads, case.columns).to(dtype)
     grad_final = torch.randn(case.batch, case.heads, case.states, case.columns)
@@ -83,8 +89,7 @@ def test_later_inputs_leave_earlier_outputs_alone_and_runs_repeat() -> None:
     given = on_device(operands(case, torch.bfloat16), False)
     for form, segments in FORMS:
         first = run(case, given, form, segments)[0]
-        changed = [None if x is None or k == 6 else torch.cat([x[:, :137], torch.randn_like(x[:, 137:])], 1) for k, x in enumerate(given)]
-        changed[3] = None if changed[3] is None else -changed[3].abs()
+        changed = [x if x is None or k == 6 else torch.cat([x[:, :137], -torch.rand_like(x[:, 137:])], 1) for k, x in enumerate(given)]
         assert torch.equal(first[:, :137], run(case, changed, form, segments)[0][:, :137])
         assert all(torch.equal(first, run(case, given, form, segments)[0]) for _ in range(20))
 

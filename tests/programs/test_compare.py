@@ -59,4 +59,4 @@ def test_bounds_are_those_of_their_formats() -> None:
     assert tolerance(m, m, torch.float16, low=True) == 16 * 2**-11 * 3
     assert UNIT[torch.float16] == 2**-11
     over_time = fourier(torch.tensor([[1.0, 5.0, 0.0, 2.0]], dtype=torch.float64), 1)
-    assert (over_time == over_time[0, 0]).all() and over_time[0, 0] == 16 * 4 * 2 * 2**-53 * 5
+    assert (over_time == over_time[0, 0]).all() and over_time[0, 0] == 16 * 4 * 2 * 2**-53 * 5.0

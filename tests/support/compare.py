@@ -8,11 +8,11 @@ derivation is in `ssdc.runtime.reference.bounds`):
                                                 same for both formats, and taken at float32's finite differences
     float16, bfloat16      u_out |y| + 16 u m   computed in float32 and rounded once at the end, to numbers of at least
                                                 the smallest subnormal; 16 u_out m where operands are cast (`low`)
-    order fft              + 16 log2(4T) sqrt(T) u64 max over time of m
+    order fft              + 16 log2(4T) sqrt(T) u64 max m
                                                 a float64 FFT is off by c log2(n) u64 ||w||_2 ||k||_2 (Higham, ch. 24),
                                                 which does not get smaller where the result is small; by Cauchy and
                                                 Schwarz ||w||_2 ||k||_2 <= sqrt(T) max|w| ||k||_1, the size of the
-                                                largest sum of absolute terms where inputs are alike at all times;
+                                                largest sum of absolute terms where inputs are alike everywhere;
                                                 times 1e6 where a program divides by as little as 1e-6
 """
 
@@ -44,11 +44,11 @@ def tolerance(wanted: Tensor, magnitude: Tensor, dtype: torch.dtype = torch.floa
 
 def fourier(magnitude: Tensor, time: int | None, grown: float = 1.0) -> Tensor:
     """What the order fft adds to a bound; `grown` is what a program multiplies an error by afterwards, at most."""
-    if time is None or magnitude.shape[time] == 0:
+    if time is None or magnitude.numel() == 0:
         return torch.zeros_like(magnitude)
     length = magnitude.shape[time]
     factor = grown * FACTOR * math.log2(4 * length) * math.sqrt(length) * UNIT[torch.float64]
-    return factor * magnitude.amax(time, keepdim=True).expand_as(magnitude)
+    return factor * magnitude.max().expand_as(magnitude)
 
 
 def check(found: Tensor, wanted: Tensor, bound: Tensor, what: str) -> None:

@@ -93,7 +93,7 @@ def test_the_rule_cuts_time_into_pieces_that_cover_it(shared: int) -> None:
             forward, backward = configuration.forward(facts, call), configuration.backward(facts, call, True)
             chunks = -(-length // forward.outputs.tiles.chunk)
             assert 1 <= forward.segments <= max(1, chunks) and 1 <= backward.segments <= max(1, chunks)
-            assert shared % forward.outputs.share == 0 and shared % backward.gradients.share == 0
+            assert shared % forward.outputs.share == 0 and shared % backward.values.share == 0
 
 
 def test_fakes_have_the_shapes_of_results_and_shapes_are_checked() -> None:

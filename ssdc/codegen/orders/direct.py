@@ -71,8 +71,8 @@ def _sums(out: Emitter, ops: Operands, gates: tuple[str, ...], before: int) -> N
             now = f".narrow(-1, {before}, length)" if any(time in op.axes for op in ops.exclusive_logs) else ""
             out.lines.append(f"row = row - ({own}){now}")
     if ops.plain or ops.exclusive_plain:
-        for label, found in (("own", ops.plain), ("factor", (*ops.plain, *ops.exclusive_plain))):
-            text = " * ".join(out.full(op.value, gates) for op in found) or "torch.ones((), dtype=dtype, device=device)"
+        for label, found in (("factor", (*ops.plain, *ops.exclusive_plain)), ("own", ops.plain)):
+            text = " * ".join(out.full(op.value, gates) for op in found) or "torch.ones_like(factor)"
             out.lines.append(f"{label} = {text}")
             out.lines.append(f"{label} = {label}.expand(*{label}.shape[:-1], length + {before})")
         out.lines.append(f"own = own.narrow(-1, {before}, length)")

@@ -13,8 +13,8 @@ from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
 
 Form = Literal["walk", "segments", "parallel"]
 
-MOST_STATES = 256
-"""The most states and value columns a head may have."""
+WALK_SLOTS, STATES_SLOTS = 2, 3
+"""Programs of the walk and of states that a multiprocessor holds at once, by their registers."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,16 @@ def padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def segments_for(programs: int, chunks: int, processors: int) -> int:
-    """Pieces of time that bring `programs` to two a multiprocessor, each of at least four chunks; one where it is near.
+def segments_for(programs: int, chunks: int, slots: int) -> int:
+    """Pieces of time that bring `programs` to the `slots` of the machine; one where three eighths are filled already, or
+    where time is so short that two more launches cost more.
 
-    >>> segments_for(48, 256, 132), segments_for(192, 128, 132), segments_for(64, 6, 132)
-    (6, 1, 1)
+    >>> segments_for(24, 256, 264), segments_for(128, 256, 264), segments_for(24, 32, 264)
+    (11, 1, 1)
     """
-    wanted = -(-2 * processors // max(1, programs))
-    return 1 if programs >= processors else max(1, min(wanted, chunks // 4))
+    if 8 * programs > 3 * slots or chunks < 64:
+        return 1
+    return max(1, min(slots // max(1, programs), chunks // 4))
 
 
 def chunk_of(facts: Facts) -> int:
@@ -107,9 +109,9 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
     if segments is None:
         if form == "parallel":
             parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
-            segments = segments_for(call.lanes * parts, chunks, call.processors)
+            segments = segments_for(call.lanes * parts, chunks, STATES_SLOTS * call.processors)
         else:
-            segments = segments_for(programs, chunks, call.processors) if form == "segments" else 1
+            segments = segments_for(programs, chunks, WALK_SLOTS * call.processors) if form == "segments" else 1
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
     states = Kernel("states", facts, of_states, keeps="chunks")
     carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
@@ -124,7 +126,7 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
 def _form(facts: Facts, call: Call, programs: int, chunks: int) -> Form:
     if facts.states > 128 or (facts.dtype == "float32" and facts.states > 64):
         return "parallel"
-    return "walk" if programs >= call.processors or chunks < 16 else "segments"
+    return "walk" if segments_for(programs, chunks, WALK_SLOTS * call.processors) == 1 else "segments"
 
 
 def walk_tiles(facts: Facts) -> Tiles:
@@ -141,8 +143,16 @@ def outputs_tiles(facts: Facts) -> Tiles:
     if facts.dtype == "float32":
         return Tiles(chunk_of(facts), min(32, inner), min(32, outer), 4, 1)
     if inner > 128:
-        return Tiles(chunk_of(facts), 64, min(128, outer), 4, 3)
+        return Tiles(chunk_of(facts), 64, min(128, outer), 4, 2)
     return Tiles(chunk_of(facts), inner, min(64, outer), 4, 2)
+
+
+def values_tiles(facts: Facts) -> Tiles:
+    """Tiles of `values`: all columns, so that scores are computed once."""
+    inner, outer = padded(facts.states), padded(facts.columns)
+    if facts.dtype == "float32" or outer <= 64:
+        return outputs_tiles(facts)
+    return Tiles(chunk_of(facts), min(64, inner), 128, 4, 2)
 
 
 def gradient_tiles(facts: Facts) -> Tiles:
@@ -150,7 +160,7 @@ def gradient_tiles(facts: Facts) -> Tiles:
     inner, outer = padded(facts.states), padded(facts.columns)
     if facts.dtype == "float32":
         return Tiles(chunk_of(facts), min(32, inner), min(32, outer), 4, 1)
-    return Tiles(chunk_of(facts), min(64, inner), min(64, outer), 4, 1)
+    return Tiles(chunk_of(facts), min(64, inner), min(64, outer), 4, 2)
 
 
 def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None) -> Backward:
@@ -161,14 +171,14 @@ def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None)
     of_states = state_tiles(facts)
     if segments is None:
         parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
-        segments = segments_for(call.lanes * parts, chunks, call.processors)
-    share = share_of(call.shared, 16 if call.lanes * chunks >= 32 * call.processors else 1)
+        segments = segments_for(call.lanes * parts, chunks, STATES_SLOTS * call.processors)
+    share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
     carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
-    values = outputs_tiles(facts)
+    values = values_tiles(facts)
     return Backward(
         segments, sums, carry, replace(sums, enters=True, keeps="chunks"), replace(sums, reverse=True),
         replace(carry, reverse=True), replace(sums, reverse=True, enters=True, keeps="chunks"),
-        Kernel("gradients", facts, gradient_tiles(facts), share=share, gates=gates),
-        Kernel("values", facts, values, share=share if values.inner >= inner else 1, gates=gates),
+        Kernel("gradients", facts, gradient_tiles(facts), gates=gates),
+        Kernel("values", facts, values, share=share if values.inner >= inner and outer <= 64 else 1, gates=gates),
     )

@@ -248,16 +248,13 @@ def _masked_backward(
     later = _chunk_states(chosen.later, chosen.segments, operands, leaving, first, heads, length)
     count = chunks.shape[2]
     inners, outers = -(-states // chosen.gradients.tiles.inner), -(-columns // chosen.values.tiles.outer)
-    share = chosen.gradients.share
-    blocks = heads // share
-    d_query, d_key = (
-        made[k] if x.shape[2] == blocks else x.new_empty((batch, length, blocks, states), dtype=torch.float32)
-        for k, x in ((0, query), (1, key)))
-    d_value = made[2] if value.shape[2] == heads else value.new_empty((batch, length, heads, columns), dtype=torch.float32)
+    d_query, d_key, d_value = (
+        into if into.shape[2] == heads else into.new_empty((batch, length, heads, into.shape[3])) for into in made[:3]
+    )
     d_gate, d_own = (final.new_empty((inners + outers if gates else 0, batch, heads, length)) for _ in range(2))
     d_scale = final.new_empty((outers, batch, heads, length))
     launch(
-        chosen.gradients, batch * blocks * count * inners, operands, heads, chunks, later, d_query, d_key, d_gate[:inners],
+        chosen.gradients, batch * heads * count * inners, operands, heads, chunks, later, d_query, d_key, d_gate[:inners],
         d_own[:inners], length, heads, batch)
     launch(
         chosen.values, batch * (heads // chosen.values.share) * count * outers, operands, heads, later, d_value, d_scale,
@@ -291,7 +288,7 @@ def _gradient_tensors(
     """New tensors for the gradients, of no elements where none is due."""
 
     def like(x: Tensor | None) -> Tensor:
-        return query.new_empty((0,)) if x is None else x.new_empty(x.shape)
+        return query.new_empty((0,)) if x is None else x.new_empty(x.shape)  # contiguous, whatever the strides of x
 
     return (
         like(query), like(key), like(value), like(gate if gates else None), like(own if gates else None), like(scale), like(initial))

@@ -1,0 +1,115 @@
+"""Work in processes of their own: for a peak of memory that is the call's, and so that a call too large harms nobody.
+
+In goes a call; out comes what it measured, or why it could not be. Processes are forked from a server that has imported
+torch and run nothing, so that each starts in hundredths of a second, with threads and memory of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdc import pipeline
+from ssdc.errors import SsdcError
+from ssdc.source import Source
+
+if TYPE_CHECKING:
+    from ssdc.runtime.measure import Measured
+    from ssdc.runtime.module import Layer
+
+START = 60.0
+"""Seconds that a process may take to start."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer in an ordering, and the shape of a call of it."""
+
+    source: Source
+    layer: str | None
+    layer_sizes: dict[str, int]
+    order: dict[str, str]
+    chunk: int | None
+    batch: int
+    length: int = 1
+    backward: bool = False
+
+    def compile(self) -> Layer:
+        """The layer, through torch."""
+        return pipeline.compile(
+            self.source, self.layer, self.layer_sizes, order=self.order or "auto", chunk=self.chunk, backend="torch"
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why nothing was measured."""
+
+    reason: str
+
+
+def measure(call: Call, exact: Path | None, seconds: float) -> Measured | Failure:
+    """Time, memory and error of a call; a failure if it takes longer than `seconds`."""
+    found: Measured | Failure = _apart(_measure, (call, exact), seconds)
+    return found
+
+
+def write_reference(call: Call, file: Path, seconds: float) -> Failure | None:
+    """Writes what calls are compared with into a file."""
+    found: Failure | None = _apart(_write_reference, (call, file), seconds)
+    return found
+
+
+def _measure(call: Call, exact: Path | None) -> Measured:
+    from ssdc.runtime.measure import measure
+
+    return measure(call.compile, exact, backward=call.backward, b=call.batch, T=call.length)
+
+
+def _write_reference(call: Call, file: Path) -> None:
+    from ssdc.runtime.measure import write_reference
+
+    def define() -> Any:
+        return pipeline.reference(call.source, call.layer, call.layer_sizes)
+
+    write_reference(call.compile, define, file, b=call.batch, T=call.length)
+
+
+def _apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
+    """What a function returns in a process of its own, or a Failure."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ssdc.cli.main", "ssdc.runtime.measure"])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(there, function, arguments), daemon=True)
+    process.start()
+    there.close()
+    try:
+        if not here.poll(START):
+            return Failure(f"no process started within {START:.0f} s")
+        here.recv()
+        if not here.poll(seconds):
+            return Failure(f"it took longer than {seconds:.0f} s")
+        return here.recv()
+    except EOFError:
+        process.join()
+        killed = process.exitcode == -9
+        return Failure("it ran out of memory" if killed else f"its process ended with status {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    there.send(None)
+    try:
+        there.send(function(*arguments))
+    except (MemoryError, RuntimeError) as error:
+        short = "it ran out of memory" if "allocate" in str(error) else str(error).strip().splitlines()[0]
+        there.send(Failure(short))
+    except SsdcError as error:
+        there.send(Failure(str(error)))
