@@ -42,6 +42,9 @@ LengthsOption = Annotated[
     str, typer.Option("-T", "--length", metavar="LOW..HIGH", help="Lengths: doubling from LOW to HIGH, or 300,1000.")
 ]
 BackwardOption = Annotated[bool, typer.Option("--backward", help="Time the gradient, too.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="Threads of torch; as many as processors if not given.")
+]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", dir_okay=False, help="Draw the crossovers.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write all numbers.")]
 
@@ -73,25 +76,28 @@ def compare(
     size: SizeOption = None,
     batch: BatchOption = 1,
     backward: BackwardOption = False,
+    threads: ThreadsOption = None,
     plot: PlotOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Compare every legal ordering: time, memory and error, measured, beside the planner's prediction.
 
-    [bold]Time[/bold] is the median of several calls in float32 on the CPU, in a process of its own. [bold]Peak[/bold] is
-    how far that process's high-water mark of resident memory (Linux's VmHWM) rises, in the first call, above what it held
-    before: inputs and parameters are not counted, outputs are. [bold]Error[/bold] is the largest distance from the float64
-    reference over all elements of the first 1,024 positions, in units of u * m, with u = 2^-24 and m the derived
-    magnitude of rounding; a layer that is not causal is compared only up to that length.
+    [bold]Time[/bold] is the median of several calls in float32 on the CPU, in a process of its own. [bold]Peak[/bold]
+    is how far that process's high-water mark of resident memory (Linux's VmHWM) rises, in the first call, above what it
+    held before: outputs count, inputs and parameters do not. [bold]Error[/bold] is the largest distance from the
+    float64 reference over all elements of the first 1,024 positions, in units of u * m: u = 2^-24, m the derived
+    magnitude of rounding. A layer that is not causal is compared only up to that length.
     """
     lengths = parse_lengths(length)
     _writable(plot, json_file)
     wanted = request(file, layer, size, complete=True)
     checked = pipeline.check(wanted.source, wanted.layer, wanted.sizes, lenient=False)
     planned, refused = _rows(checked, lengths, batch)
-    rows = _measured(planned, wanted, not_causal(checked.graph) is None, batch, backward)
+    _warn_if_busy(threads)
+    base = Call(wanted.source, wanted.layer, wanted.sizes, batch=batch, backward=backward, threads=threads)
+    rows = _measured(planned, base, not_causal(checked.graph) is None)
     title = ", ".join([f"{wanted.layer}, float32, b={batch}", *(f"{k}={v}" for k, v in checked.scope.sizes.items())])
-    title += ", forward and backward" if backward else ""
+    title += (f", {threads} threads" if threads else "") + (", forward and backward" if backward else "")
     console().print(_table(rows, title))
     for line in _absent(rows, refused):
         typer.echo(line)
@@ -160,7 +166,7 @@ def _label(plan: Plan) -> str:
 # ---- measurements ----------------------------------------------------------------------------------------------------
 
 
-def _measured(rows: list[Planned], wanted: Request, causal: bool, batch: int, backward: bool) -> list[Row]:
+def _measured(rows: list[Planned], base: Call, causal: bool) -> list[Row]:
     """The rows with what was measured, or why nothing was; a bar on stderr meanwhile."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -168,21 +174,20 @@ def _measured(rows: list[Planned], wanted: Request, causal: bool, batch: int, ba
     shown = console(stderr=True)
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=shown, transient=True) as progress:
         bar = progress.add_task("float64 reference", total=len(rows))
-        exact = _references(Path(folder), [row.length for row, _ in rows], _call(wanted, batch), causal)
+        exact = _references(Path(folder), [row.length for row, _ in rows], base, causal)
         found = []
         for row, plan in rows:
             progress.update(bar, description=f"T={row.length:,} {row.order}")
-            call = replace(_call(wanted, batch, plan), length=row.length, backward=backward)
+            call = replace(base, order=plan.orders, chunk=_chunk(plan), length=row.length)
             found.append(_filled(row, call, exact.get(row.length)))
             progress.advance(bar)
     return found
 
 
-def _call(wanted: Request, batch: int, plan: Plan | None = None) -> Call:
-    """A call of the layer in a plan's orderings."""
-    chunks = {c.chosen.chunk for c in plan.choices.values() if c.chosen.order == "chunked"} if plan else set()
-    chunk = next(iter(chunks)) if len(chunks) == 1 else None
-    return Call(wanted.source, wanted.layer, wanted.sizes, plan.orders if plan else {}, chunk, batch)
+def _chunk(plan: Plan) -> int | None:
+    """The chunk of a plan's chunked orderings, where they share one; else each has what is planned for the call."""
+    chunks = {choice.chosen.chunk for choice in plan.choices.values() if choice.chosen.order == "chunked"}
+    return next(iter(chunks)) if len(chunks) == 1 else None
 
 
 def _references(folder: Path, lengths: list[int], call: Call, causal: bool) -> dict[int, Path]:
@@ -208,6 +213,14 @@ def _filled(row: Row, call: Call, exact: Path | None) -> Row:
     if isinstance(found, Failure):
         return replace(row, skipped=found.reason)
     return replace(row, seconds=found.seconds, peak=found.peak / 1e6, error=found.error)
+
+
+def _warn_if_busy(threads: int | None) -> None:
+    """A note where other work takes processors away: threads that wait for each other then wait long."""
+    processors, load = os.cpu_count() or 1, os.getloadavg()[0]
+    if load > processors / 2:
+        advice = "" if threads == 1 else "; --threads 1 is steadier"
+        note(f"the machine is busy (a load of {load:.1f} on {processors} processors), so times are too long{advice}")
 
 
 def _too_large(row: Row) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,12 @@ class Call:
     source: Source
     layer: str | None
     layer_sizes: dict[str, int]
-    order: dict[str, str]
-    chunk: int | None
-    batch: int
+    order: dict[str, str] = field(default_factory=dict)
+    chunk: int | None = None
+    batch: int = 1
     length: int = 1
     backward: bool = False
+    threads: int | None = None
 
     def compile(self) -> Layer:
         """The layer, through torch."""
@@ -67,7 +68,7 @@ def write_reference(call: Call, file: Path, seconds: float) -> Failure | None:
 def _measure(call: Call, exact: Path | None) -> Measured:
     from ssdc.runtime.measure import measure
 
-    return measure(call.compile, exact, backward=call.backward, b=call.batch, T=call.length)
+    return measure(call.compile, exact, call.length, call.batch, backward=call.backward, threads=call.threads)
 
 
 def _write_reference(call: Call, file: Path) -> None:
@@ -76,7 +77,7 @@ def _write_reference(call: Call, file: Path) -> None:
     def define() -> Any:
         return pipeline.reference(call.source, call.layer, call.layer_sizes)
 
-    write_reference(call.compile, define, file, b=call.batch, T=call.length)
+    write_reference(call.compile, define, file, call.length, call.batch)
 
 
 def _apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:

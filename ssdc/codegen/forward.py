@@ -199,7 +199,7 @@ def _dense(writer: Writer, node: ir.DenseMask) -> Value:
     choice = Choice(
         mask_problem(graph, mask, writer.plan.sizes), Candidate("quadratic", 0, {}, Cost(), 1), (), (), False
     )
-    found = operands_of_mask(writer, choice)
+    found = operands(graph, choice)
     time, writer_axis = node.axes[-2:]
     flip = mask.direction == "reverse"
     local = Emitter({**out.sizes}, out.lines, out.count)
@@ -257,28 +257,6 @@ def _span(writer: Writer) -> str:
             name = writer.states[History, part.name]
             return f"length + (0 if {name} is None else {name}.shape[{part.axes.index(writer.graph.reader)}])"
     return "length"
-
-
-def operands_of_mask(writer: Writer, choice: Choice) -> Operands:
-    """A mask's operands alone, for a mask that is written out."""
-    mask, graph = choice.problem.mask, writer.graph
-
-    def named(letter: str, names: tuple[str, ...]) -> tuple[Operand, ...]:
-        return tuple(Operand(f"{letter}{k}", name, graph.nodes[name].axes) for k, name in enumerate(names))
-
-    kernels = named("k", tuple(kernel.node for kernel in mask.kernels))
-    return Operands(
-        graph,
-        choice,
-        (),
-        (),
-        named("g", mask.log_gates),
-        named("x", mask.exclusive_log_gates),
-        named("a", mask.gates),
-        named("e", mask.exclusive_gates),
-        named("d", mask.documents),
-        tuple(zip(kernels, mask.kernels, strict=True)),
-    )
 
 
 def _renamed(found: Operands, names: Mapping[str, str]) -> Operands:

@@ -67,9 +67,9 @@ class Operands:
 
 
 def operands(graph: Graph, choice: Choice) -> Operands:
-    """The operands of a contraction."""
+    """The operands of a contraction, or of a mask alone (one that is written out), which has neither readers nor writers."""
     node, mask = graph.nodes[choice.problem.name], choice.problem.mask
-    assert isinstance(node, ir.Contraction)
+    readers, writers = (node.readers, node.writers) if isinstance(node, ir.Contraction) else ((), ())
 
     def named(letter: str, names: tuple[str, ...]) -> tuple[Operand, ...]:
         return tuple(Operand(f"{letter}{k}", name, graph.nodes[name].axes) for k, name in enumerate(names))
@@ -78,8 +78,8 @@ def operands(graph: Graph, choice: Choice) -> Operands:
     return Operands(
         graph,
         choice,
-        named("r", node.readers),
-        named("w", node.writers),
+        named("r", readers),
+        named("w", writers),
         named("g", mask.log_gates),
         named("x", mask.exclusive_log_gates),
         named("a", mask.gates),

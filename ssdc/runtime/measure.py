@@ -42,21 +42,31 @@ class Measured:
     error: float | None
 
 
-def measure(make: Callable[[], Layer], exact: Path | None, *, backward: bool, **sizes: int) -> Measured:
+def measure(
+    make: Callable[[], Layer],
+    exact: Path | None,
+    length: int,
+    batch: int,
+    *,
+    backward: bool = False,
+    threads: int | None = None,
+) -> Measured:
     """Measures calls of a layer: the first for memory and error, the next ones for time.
 
     `exact` holds what `write_reference` wrote. With `backward`, a call is the gradient of the sum of its outputs with
     respect to inputs and parameters, too.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     layer = seeded(make)
-    _run(layer, sample_inputs(layer, **{**sizes, "T": WARM}), backward)
-    inputs = sample_inputs(layer, **sizes)
+    _run(layer, sample_inputs(layer, b=batch, T=WARM), backward)
+    inputs = sample_inputs(layer, b=batch, T=length)
     before = _reset_peak()
     began = time.perf_counter()
     outputs = _run(layer, inputs, backward)
     first = time.perf_counter() - began
     peak = max(0, _status("VmHWM") - before)
-    error = None if exact is None else _error(layer.graph, outputs, sizes["T"], exact)
+    error = None if exact is None else _error(layer.graph, outputs, length, exact)
     del outputs
     repeats = min(20, max(1 if first > 4 * BUDGET else 3, int(BUDGET / max(first, 1e-6))))
     times = []
@@ -67,12 +77,14 @@ def measure(make: Callable[[], Layer], exact: Path | None, *, backward: bool, **
     return Measured(median(times), repeats, peak, error)
 
 
-def write_reference(make: Callable[[], Layer], define: Callable[[], Reference], file: Path, **sizes: int) -> None:
+def write_reference(
+    make: Callable[[], Layer], define: Callable[[], Reference], file: Path, length: int, batch: int
+) -> None:
     """Writes the reference's outputs for a call and their magnitudes, as `Reference.bounds` gives them."""
     layer, reference = seeded(make), define()
     reference.load_state_dict({name: value.double() for name, value in layer.state_dict().items()})
     with torch.no_grad():
-        exact, magnitude = reference.bounds(**sample_inputs(layer, **sizes))
+        exact, magnitude = reference.bounds(*sample_inputs(layer, b=batch, T=length).values())
     torch.save([_several(exact), _several(magnitude)], file)
 
 
