@@ -178,7 +178,7 @@ def compare(program: str, order: str) -> None:
 
     layer = compiled(case, order if order == "auto" else orders_of(case, order))
     alike(layer(**x), 0, LENGTH, "whole")
-    if layer._not_causal is not None:
+    if not layer.causal:
         return
     first, state = layer(**cut(case, x, 0, CUT), return_state=True)
     alike(first, 0, CUT, "first part")

@@ -1,7 +1,7 @@
 """`ssdc compare`: every legal ordering of a layer, timed over a range of lengths, beside what the planner predicted.
 
 In goes a file and lengths; out come a table on stdout, and a picture or JSON where asked for. Each ordering runs in a
-process of its own (`ssdc.cli.measuring`). What is too large to run, or not legal, is listed with the reason.
+process of its own (`ssdc.cli.measuring`). What is too large to run, too slow, or not legal is listed with the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 from ssdc import pipeline
 from ssdc.cli.console import console, note
 from ssdc.cli.measuring import Call, Failure, measure, write_reference
-from ssdc.cli.options import BatchOption, FileArgument, LayerOption, Request, SizeOption, parse_lengths, request
+from ssdc.cli.options import BatchOption, FileArgument, LayerOption, SizeOption, parse_lengths, request
 from ssdc.cli.plot import draw
 from ssdc.errors import OrderError
 from ssdc.graph.states import not_causal
@@ -87,6 +87,9 @@ def compare(
     held before: outputs count, inputs and parameters do not. [bold]Error[/bold] is the largest distance from the
     float64 reference over all elements of the first 1,024 positions, in units of u * m: u = 2^-24, m the derived
     magnitude of rounding. A layer that is not causal is compared only up to that length.
+
+    An ordering is skipped, with a word why, if it is predicted to take more than 20 s, takes more than 120 s, or asks
+    for more than half of the free memory.
     """
     lengths = parse_lengths(length)
     _writable(plot, json_file)
@@ -97,7 +100,8 @@ def compare(
     base = Call(wanted.source, wanted.layer, wanted.sizes, batch=batch, backward=backward, threads=threads)
     rows = _measured(planned, base, not_causal(checked.graph) is None)
     title = ", ".join([f"{wanted.layer}, float32, b={batch}", *(f"{k}={v}" for k, v in checked.scope.sizes.items())])
-    title += (f", {threads} threads" if threads else "") + (", forward and backward" if backward else "")
+    title += f", {threads} thread{'s' * (threads > 1)}" if threads else ""
+    title += ", forward and backward" if backward else ""
     console().print(_table(rows, title))
     for line in _absent(rows, refused):
         typer.echo(line)
@@ -208,8 +212,9 @@ def _references(folder: Path, lengths: list[int], call: Call, causal: bool) -> d
 
 def _filled(row: Row, call: Call, exact: Path | None) -> Row:
     """The row with what its call measured, or the reason why it was left out."""
-    reason = _too_large(row)
-    found = Failure(reason) if reason else measure(call, exact, PATIENCE)
+    long = row.predicted > LONGEST
+    reason = f"it is predicted to take {row.predicted:,.0f} s, more than {LONGEST:.0f} s"
+    found = Failure(reason) if long else measure(call, exact, PATIENCE)
     if isinstance(found, Failure):
         return replace(row, skipped=found.reason)
     return replace(row, seconds=found.seconds, peak=found.peak / 1e6, error=found.error)
@@ -221,15 +226,6 @@ def _warn_if_busy(threads: int | None) -> None:
     if load > processors / 2:
         advice = "" if threads == 1 else "; --threads 1 is steadier"
         note(f"the machine is busy (a load of {load:.1f} on {processors} processors), so times are too long{advice}")
-
-
-def _too_large(row: Row) -> str | None:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
-    if row.workspace > free / 2:
-        return f"its workspace would be {row.workspace / 1e3:,.3g} GB, more than half of the {free / 1e3:.3g} GB free"
-    if row.predicted > LONGEST:
-        return f"it is predicted to take {row.predicted:,.0f} s, more than {LONGEST:.0f} s"
-    return None
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -280,13 +276,14 @@ def _absent(rows: list[Row], refused: dict[str, str]) -> list[str]:
 
 
 def _draw(file: Path, title: str, rows: list[Row]) -> None:
-    """Writes the picture. A chunk that changes with the length is no ordering of its own there."""
+    """Writes the picture. Chunks change with the length, and share a line; peaks below 1 MB tell little."""
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {"time (ms)": {}, "peak memory (MB)": {}}
     for row in rows:
         name = re.sub(r"\(\d+\)", "", row.order)
-        for panel, value in zip(panels.values(), (row.seconds, row.peak), strict=True):
-            if value:
-                panel.setdefault(name, []).append((row.length, value * (1e3 if value is row.seconds else 1)))
+        if row.seconds is not None:
+            panels["time (ms)"].setdefault(name, []).append((row.length, 1e3 * row.seconds))
+        if row.peak is not None and row.peak >= 1:
+            panels["peak memory (MB)"].setdefault(name, []).append((row.length, row.peak))
     try:
         draw(file, title, [(label, series) for label, series in panels.items() if series])
     except OSError as error:

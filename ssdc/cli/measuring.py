@@ -7,6 +7,7 @@ torch and run nothing, so that each starts in hundredths of a second, with threa
 from __future__ import annotations
 
 import multiprocessing
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -97,8 +98,7 @@ def _apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: fl
         return here.recv()
     except EOFError:
         process.join()
-        killed = process.exitcode == -9
-        return Failure("it ran out of memory" if killed else f"its process ended with status {process.exitcode}")
+        return Failure(f"its process ended with status {process.exitcode}")
     finally:
         process.kill()
         process.join()
@@ -107,10 +107,21 @@ def _apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: fl
 
 def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     there.send(None)
+    allowed = _limit_memory()
     try:
         there.send(function(*arguments))
     except (MemoryError, RuntimeError) as error:
-        short = "it ran out of memory" if "allocate" in str(error) else str(error).strip().splitlines()[0]
-        there.send(Failure(short))
+        full = isinstance(error, MemoryError) or "allocate" in str(error)
+        short = f"it needs more than half of the free memory, {allowed / 1e9:.1f} GB"
+        there.send(Failure(short if full else str(error).strip().splitlines()[0]))
     except SsdcError as error:
         there.send(Failure(str(error)))
+
+
+def _limit_memory() -> int:
+    """Lets this process allocate half of the machine's free memory more than it has; the bytes that this is."""
+    rows = Path("/proc/meminfo").read_text().splitlines()
+    free = next(1024 * int(row.split()[1]) for row in rows if row.startswith("MemAvailable:"))
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + free // 2, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    return free // 2

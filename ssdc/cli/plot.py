@@ -90,11 +90,18 @@ def _panel(axes: Axes, label: str, series: Series, names: list[str]) -> None:
         xs, ys = zip(*values, strict=True)
         axes.plot(xs, ys, color=COLOURS[place], marker=MARKERS[place], markersize=4.5, linewidth=1.6)
     _label_ends(axes, series, names)
-    for crossing in crossovers(series):
+    for crossing in _apart(crossovers(series)):
         axes.axvline(crossing.T, color="#888888", linewidth=0.8, linestyle=":")
         text = f"{crossing.after} from T = {crossing.T:,.0f}"
-        axes.annotate(text, (crossing.T, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8,
-                      color="#555555", ha="right", va="bottom")  # fmt: skip
+        axes.annotate(text, (crossing.T, 0.02), xycoords=("data", "axes fraction"), xytext=(-2, 0),
+                      textcoords="offset points", rotation=90, fontsize=8, color="#555555", ha="right", va="bottom",
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
+
+
+def _apart(found: Sequence[Crossover]) -> list[Crossover]:
+    """The crossings that have room for a label; of several close together the last."""
+    after = [*[crossing.T for crossing in found[1:]], math.inf]
+    return [crossing for crossing, nearest in zip(found, after, strict=True) if nearest > 1.3 * crossing.T]
 
 
 def _label_ends(axes: Axes, series: Series, names: list[str]) -> None:

@@ -67,7 +67,8 @@ class Operands:
 
 
 def operands(graph: Graph, choice: Choice) -> Operands:
-    """The operands of a contraction, or of a mask alone (one that is written out), which has neither readers nor writers."""
+    """The operands of a contraction, or of a mask alone (one that is written out), which has neither readers nor
+    writers."""
     node, mask = graph.nodes[choice.problem.name], choice.problem.mask
     readers, writers = (node.readers, node.writers) if isinstance(node, ir.Contraction) else ((), ())
 

@@ -90,12 +90,18 @@ def agree(spec: Spec) -> None:
     for order, wanted_order in {"auto": {}, **legal(first, spec.length)}.items():
         layer = first
         if order != "auto":
-            layer = Layer(checked.source, checked.scope, checked.graph, order=wanted_order, chunk=spec.chunk if order == "chunked" else None)
+            layer = Layer(
+                checked.source,
+                checked.scope,
+                checked.graph,
+                order=wanted_order,
+                chunk=spec.chunk if order == "chunked" else None,
+            )
             layer.load_state_dict(first.state_dict())
         bound = transformed if order in ("auto", "fft") else plain
         for k, y in enumerate(tuple_of(layer(**x))):
             check(y, wanted[k], bound[k], f"{order}, output {k}")
-        if layer._not_causal is None:
+        if layer.causal:
             for k, y in enumerate(continued(layer, x, spec)):
                 check(y, wanted[k], bound[k], f"{order}, cut at {spec.cut}, output {k}")
 

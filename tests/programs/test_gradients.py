@@ -8,7 +8,20 @@ import torch
 from tests.support.compare import Report
 from tests.support.gradients import conditioned, cotangents, expected, gradients, tolerance
 from tests.support.programs import (
-    CASES, CAUSAL, CHUNK, Case, at, compiled, cut, draw_inputs, joined, orders, output_times, reference, time_dims, tuple_of,
+    CASES,
+    CAUSAL,
+    CHUNK,
+    Case,
+    at,
+    compiled,
+    cut,
+    draw_inputs,
+    joined,
+    orders,
+    output_times,
+    reference,
+    time_dims,
+    tuple_of,
 )  # fmt: skip
 
 LENGTH = CHUNK + 7
@@ -33,7 +46,12 @@ def test_inputs_and_parameters(case: Case, dtype: torch.dtype) -> None:
         assert set(found) == set(wanted)
         for name, g in found.items():
             assert g.dtype == dtype
-            report.check(g, wanted[name], tolerance(case, name, condition[name], dtype, order, LENGTH), f"{order}, gradient of {name}")
+            report.check(
+                g,
+                wanted[name],
+                tolerance(case, name, condition[name], dtype, order, LENGTH),
+                f"{order}, gradient of {name}",
+            )
     report.close()
 
 
@@ -59,7 +77,12 @@ def test_through_the_state(case: Case) -> None:
 
         found = gradients(cut_call, layer, x, weights)
         for name, g in found.items():
-            report.check(g, wanted[name], tolerance(case, name, condition[name], torch.float64, order, LENGTH), f"{order}, gradient of {name}")
+            report.check(
+                g,
+                wanted[name],
+                tolerance(case, name, condition[name], torch.float64, order, LENGTH),
+                f"{order}, gradient of {name}",
+            )
     report.close()
 
 
@@ -75,7 +98,7 @@ def test_gradcheck(name: str) -> None:
         real = [t.detach() for t in start.tensors if t.is_floating_point()]
 
         def call(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            rest = iter(given[len(names):])
+            rest = iter(given[len(names) :])
             tensors = [next(rest) if t.is_floating_point() else t for t in start.tensors]
             state = type(start)(start.layer, start.names, tensors)
             y, after = layer(**{**x, **dict(zip(names, given, strict=False))}, state=state, return_state=True)

@@ -9,8 +9,23 @@ import torch
 
 from tests.support.compare import Report, check, fourier, tolerance
 from tests.support.programs import (
-    CASES, CAUSAL, CHUNK, ONLY_REFERENCE, ROOT, STEADY_PARTS, Case, at, compiled, cut, draw_inputs, joined, log_gate,
-    orders, output_times, reference, tuple_of,
+    CASES,
+    CAUSAL,
+    CHUNK,
+    ONLY_REFERENCE,
+    ROOT,
+    STEADY_PARTS,
+    Case,
+    at,
+    compiled,
+    cut,
+    draw_inputs,
+    joined,
+    log_gate,
+    orders,
+    output_times,
+    reference,
+    tuple_of,
 )  # fmt: skip
 
 LENGTHS = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 1000)
@@ -71,13 +86,20 @@ def test_cut_anywhere_and_stepped(case: Case, length: int) -> None:
         layer = compiled(case, wanted_order)
         for at_place in (0, 1, 5, CHUNK - 1, CHUNK, CHUNK + 1, length - 3, length):
             stepped = 3 if at_place == length - 3 else 0
-            x, wanted, bound = bounds(case, "step" if stepped and order not in ("scan", "recurrent", "fft", "auto") else order, length, 2)
+            x, wanted, bound = bounds(
+                case, "step" if stepped and order not in ("scan", "recurrent", "fft", "auto") else order, length, 2
+            )
             first, state = layer(**cut(case, x, 0, at_place), return_state=True)
             if stepped:
                 parts = [tuple_of(first)]
                 for place in range(at_place, length):
                     y, state = layer.step(state, **at(case, x, place))
-                    parts.append(tuple(v.unsqueeze(d) if d is not None else v for v, d in zip(tuple_of(y), output_times(case), strict=True)))
+                    parts.append(
+                        tuple(
+                            v.unsqueeze(d) if d is not None else v
+                            for v, d in zip(tuple_of(y), output_times(case), strict=True)
+                        )
+                    )
             else:
                 second, state = layer(**cut(case, x, at_place, length), state=state, return_state=True)
                 parts = [tuple_of(first), tuple_of(second)]
@@ -90,7 +112,7 @@ def test_cut_anywhere_and_stepped(case: Case, length: int) -> None:
 def test_steps_from_the_start(case: Case) -> None:
     x, wanted, bound = bounds(case, "step", 2 * CHUNK, 2)
     layer, parts = compiled(case), []
-    state = layer.init_state(**{axis: 3 if axis == "m" else 2 for axis in layer._free[:-1]})
+    state = layer.init_state(**{axis: 3 if axis == "m" else 2 for axis in layer.call_axes})
     for place in range(12):
         y, state = layer.step(state, **at(case, x, place))
         parts.append(tuple(v.unsqueeze(d) for v, d in zip(tuple_of(y), output_times(case), strict=True)))
@@ -103,7 +125,11 @@ def test_float64(case: Case) -> None:
     report, length = Report(), 2 * CHUNK + 5
     for order, wanted_order in orders(case).items():
         x, wanted, bound = bounds(case, order, length, 2, dtype=torch.float64)
-        outputs = tuple_of(compiled(case, wanted_order, torch.float64)(**{k: v.double() if v.is_floating_point() else v for k, v in x.items()}))
+        outputs = tuple_of(
+            compiled(case, wanted_order, torch.float64)(
+                **{k: v.double() if v.is_floating_point() else v for k, v in x.items()}
+            )
+        )
         for k, (y, w, m) in enumerate(zip(outputs, wanted, bound, strict=True)):
             assert y.dtype == torch.float64
             report.check(y, w, m, f"{order}, output {k}")
@@ -118,7 +144,12 @@ def test_low_precision(case: Case, dtype: torch.dtype) -> None:
     report, length = Report(), CHUNK + 9
     x = draw_inputs(case, length, dtype=dtype)
     low = case.name in ("mamba2", "mamba2_grouped", "lookup_and_split")
-    wanted, magnitude = (tuple_of(v) for v in reference(case, dtype if low else torch.float32).bounds(**x, dtype=dtype if low else torch.float32, products=True))
+    wanted, magnitude = (
+        tuple_of(v)
+        for v in reference(case, dtype if low else torch.float32).bounds(
+            **x, dtype=dtype if low else torch.float32, products=True
+        )
+    )
     for order, wanted_order in orders(case).items():
         layer = compiled(case, wanted_order)
         if low:
@@ -126,7 +157,9 @@ def test_low_precision(case: Case, dtype: torch.dtype) -> None:
         outputs = tuple_of(layer(**x))
         for k, (y, w, m) in enumerate(zip(outputs, wanted, magnitude, strict=True)):
             assert y.dtype == dtype
-            bound = tolerance(w, m, dtype, low=low) + (fourier(m, output_times(case)[k], case.grown) if order in ("fft", "auto") else 0)
+            bound = tolerance(w, m, dtype, low=low) + (
+                fourier(m, output_times(case)[k], case.grown) if order in ("fft", "auto") else 0
+            )
             report.check(y, w, bound, f"{order}, output {k}")
     report.close()
 
@@ -165,9 +198,17 @@ VIEWS = {
 def test_expanded_inputs(case: Case) -> None:
     report = Report()
     dims = {name: value.ndim for name, value in draw_inputs(case, 4).items()}
-    x = {name: value.narrow(0, 0, 1).expand(value.shape) if dims[name] > 1 else value for name, value in draw_inputs(case, CHUNK + 2).items()}
+    x = {
+        name: value.narrow(0, 0, 1).expand(value.shape) if dims[name] > 1 else value
+        for name, value in draw_inputs(case, CHUNK + 2).items()
+    }
     wanted, magnitude = (tuple_of(v) for v in reference(case).bounds(**x, products=True))
     for order, wanted_order in orders(case).items():
         for k, (y, w, m) in enumerate(zip(tuple_of(compiled(case, wanted_order)(**x)), wanted, magnitude, strict=True)):
-            report.check(y, w, tolerance(w, m) + (fourier(m, output_times(case)[k], case.grown) if order in ("fft", "auto") else 0), f"{order}, output {k}")
+            report.check(
+                y,
+                w,
+                tolerance(w, m) + (fourier(m, output_times(case)[k], case.grown) if order in ("fft", "auto") else 0),
+                f"{order}, output {k}",
+            )
     report.close()

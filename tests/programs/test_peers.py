@@ -174,7 +174,16 @@ def test_whole_mamba2_mixer(name: str, groups: int) -> None:
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-    config = Mamba2Config(hidden_size=8, num_heads=4, head_dim=4, expand=2, state_size=5, n_groups=groups, chunk_size=16, num_hidden_layers=1)
+    config = Mamba2Config(
+        hidden_size=8,
+        num_heads=4,
+        head_dim=4,
+        expand=2,
+        state_size=5,
+        n_groups=groups,
+        chunk_size=16,
+        num_hidden_layers=1,
+    )
     torch.manual_seed(7)
     mixer = Mamba2Mixer(config, 0).eval()
     for parameter in mixer.parameters():

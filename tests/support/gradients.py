@@ -42,12 +42,16 @@ def cotangents(case: Case, outputs: tuple[Tensor, ...], seed: int = 0) -> list[T
     return [torch.randn(y.shape, generator=draw).to(torch.float64) for y in outputs]
 
 
-def gradients(call: Callable[..., object], module: nn.Module, inputs: Mapping[str, Tensor], weights: list[Tensor]) -> Gradients:
+def gradients(
+    call: Callable[..., object], module: nn.Module, inputs: Mapping[str, Tensor], weights: list[Tensor]
+) -> Gradients:
     """The gradients of sum(weights * outputs) for real inputs and parameters; zero where nothing depends on one."""
     leaves = {name: x.detach().clone().requires_grad_() if x.is_floating_point() else x for name, x in inputs.items()}
     wanted = {name: x for name, x in leaves.items() if x.is_floating_point()} | dict(module.named_parameters())
     outputs = tuple_of(call(**leaves))  # type: ignore[arg-type]
-    total = sum(((y * w.to(y.dtype)).sum() for y, w in zip(outputs, weights, strict=True)), start=outputs[0].new_zeros(()))
+    total = sum(
+        ((y * w.to(y.dtype)).sum() for y, w in zip(outputs, weights, strict=True)), start=outputs[0].new_zeros(())
+    )
     found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
     return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(wanted.items(), found, strict=True)}
 
@@ -60,8 +64,11 @@ def nudged(x: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def conditioned(
-    evaluate: Callable[[Mapping[str, Tensor], list[Tensor]], Gradients], module: nn.Module,
-    inputs: Mapping[str, Tensor], weights: list[Tensor], dims: Mapping[str, int | None],
+    evaluate: Callable[[Mapping[str, Tensor], list[Tensor]], Gradients],
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    weights: list[Tensor],
+    dims: Mapping[str, int | None],
 ) -> tuple[Gradients, Gradients]:
     """Gradients in float64, and the condition of each element. `dims` names the time dimension of each input."""
     wanted = evaluate(inputs, weights)
@@ -87,7 +94,10 @@ def conditioned(
 @cache
 def expected(case: Case, length: int) -> tuple[dict[str, Tensor], list[Tensor], Gradients, Gradients]:
     """Inputs, cotangents, the reference's gradients, and their conditions."""
-    x = {name: value.double() if value.is_floating_point() else value for name, value in draw_inputs(case, length).items()}
+    x = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in draw_inputs(case, length).items()
+    }
     module = reference(case)
     weights = cotangents(case, tuple_of(module(**x)))
     wanted, condition = conditioned(lambda i, w: gradients(module, module, i, w), module, x, weights, time_dims(case))

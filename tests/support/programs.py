@@ -73,7 +73,15 @@ class Case:
 
 
 HNP = {"H": 2, "N": 4, "P": 3}
-GATED = {"a": log_gate, "g": log_gate, "w": log_gate, "r": plain_gate, "rn": plain_gate, "dt": step_size, "beta": step_size}
+GATED = {
+    "a": log_gate,
+    "g": log_gate,
+    "w": log_gate,
+    "r": plain_gate,
+    "rn": plain_gate,
+    "dt": step_size,
+    "beta": step_size,
+}
 
 
 def _odd(name: str, sizes: Mapping[str, int] = HNP) -> Case:
@@ -159,7 +167,9 @@ def orders(case: Case) -> dict[str, dict[str, str]]:
     choices = compiled(case).plan(T=4 * CHUNK).choices
     legal = {name: {c.order for c in (choice.chosen, *choice.rivals)} for name, choice in choices.items()}
     names = sorted({order for found in legal.values() for order in found})
-    forced = {order: {name: order if order in found else "recurrent" for name, found in legal.items()} for order in names}
+    forced = {
+        order: {name: order if order in found else "recurrent" for name, found in legal.items()} for order in names
+    }
     return {**forced, "auto": {}}
 
 
@@ -234,4 +244,7 @@ def tuple_of(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def joined(case: Case, *parts: tuple[Tensor, ...]) -> list[Tensor]:
     """Outputs of calls one after another, side by side in time."""
-    return [p[0] if d is None else torch.cat(p, d) for p, d in zip(zip(*parts, strict=True), output_times(case), strict=True)]
+    return [
+        p[0] if d is None else torch.cat(p, d)
+        for p, d in zip(zip(*parts, strict=True), output_times(case), strict=True)
+    ]

@@ -135,7 +135,11 @@ def terms(draw: Draw, mask: str, made: dict[str, None]) -> tuple[str, str]:
     if not any(f"{axis}h" in everything for axis in ("[", ",")):
         whole.append("sigmoid(o[b,t,h,p])")
         shared.append("sigmoid(x0[b,t,h])")
-    row = shared if any("b," in part for part in shared) and any("h" in part for part in shared) else [*shared, "sigmoid(x0[b,t,h])"]
+    row = (
+        shared
+        if any("b," in part for part in shared) and any("h" in part for part in shared)
+        else [*shared, "sigmoid(x0[b,t,h])"]
+    )
     return " * ".join(draw(st.permutations(whole))), " * ".join(row)
 
 
