@@ -36,7 +36,7 @@ def step(graph: Graph, plan: Plan, backend: str = "torch") -> dict[str, object] 
         writer.write(node)
         if isinstance(node, ir.Contraction):
             writer.values[name] = _contraction(writer, node, finals, backend)
-    context = {
+    context: dict[str, object] = {
         "inputs": [f"i{k}" for k in range(len(graph.inputs))],
         "parameters": [f"p{k}" for k in range(len(graph.parameters))],
         "states": list(writer.states.values()),

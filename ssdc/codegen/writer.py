@@ -68,18 +68,17 @@ class Writer:
         """Axes as the text has them: without time in a step."""
         return tuple(axis for axis in axes if axis != self.graph.reader) if self.step else axes
 
-    def value(self, name: str) -> Value:
-        return self.values[name]
-
     # ---- nodes ----
 
     def write(self, node: ir.AnyNode) -> None:
         """Statements that compute a node, unless it is an input, a mask, or a contraction (written by the caller)."""
         match node:
-            case ir.Input() | ir.Parameter():
+            case ir.Input():
                 self.values[node.name] = self._opened(node)
                 if node.name == POSITION:
                     self._position(node)
+            case ir.Parameter():
+                self.values[node.name] = self._opened(node)
             case ir.Map():
                 self.values[node.name] = self._map(node)
             case ir.Linear():
@@ -160,7 +159,7 @@ class Writer:
         self.out.exact[node.name] = made
         return made if node.kind == "bool" else self.out.new(f"{made.text}.to(dtype)", axes)
 
-    def _position(self, node: ir.Input | ir.Rename) -> None:
+    def _position(self, node: ir.Input | ir.Parameter | ir.Rename) -> None:
         """Keeps the number of each position for what is computed of positions alone."""
         value = self.values[node.name]
         self.out.exact[node.name] = self.out.new(f"{value.text}.double()", value.axes)
@@ -266,8 +265,8 @@ class Writer:
         text = f"extend({source.text}, {dim}, {node.steps}, {self.history(node.operand)}).narrow({dim}, 0, length)"
         for name in node.documents:
             found = self.values[name]
-            when = found.dim(self.graph.reader)
-            earlier = f"extend({found.text}, {when}, {node.steps}, {self.history(name)}).narrow({when}, 0, length)"
+            at = found.dim(self.graph.reader)
+            earlier = f"extend({found.text}, {at}, {node.steps}, {self.history(name)}).narrow({at}, 0, length)"
             alike = self.out.new(f"({found.text} == {earlier}).to(dtype)", found.axes)
             text = f"{text} * {self.out.full(alike, source.axes)}"
         return self.out.new(text, source.axes)

@@ -7,6 +7,8 @@ positive for gates in [0, 1]. This file imports torch alone: an ejected module c
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +26,7 @@ def chunk(x: Tensor, dim: int, size: int, *, edge: bool = False, value: float = 
     dim = dim % x.ndim
     length = x.shape[dim]
     chunks = (length + size - 1) // size
-    return pad_end(x, dim, chunks * size - length, edge=edge, value=value).unflatten(dim, (chunks, size))
+    return torch.unflatten(pad_end(x, dim, chunks * size - length, edge=edge, value=value), dim, (chunks, size))
 
 
 def window(x: Tensor, dim: int, size: int, before: int, *, edge: bool = False, value: float = 0.0) -> Tensor:
@@ -38,7 +40,7 @@ def window(x: Tensor, dim: int, size: int, before: int, *, edge: bool = False, v
 
 def pad_end(x: Tensor, dim: int, count: int, *, edge: bool = False, value: float = 0.0) -> Tensor:
     """`count` more positions at the end of `dim`: all `value`, or copies of the last."""
-    if isinstance(count, int) and count == 0:
+    if type(count) is int and count == 0:
         return x
     if edge:
         last = x.narrow(dim, x.shape[dim] - 1, 1)
@@ -46,15 +48,15 @@ def pad_end(x: Tensor, dim: int, count: int, *, edge: bool = False, value: float
     return functional.pad(x, (0, 0) * (x.ndim - 1 - dim) + (0, count), value=value)
 
 
-def merge(x: Tensor, dim: int, places: int, length: int) -> Tensor:
+def merge(x: Tensor, dim: int, places: int, length: int | torch.SymInt) -> Tensor:
     """The inverse of `chunk`: `places` adjacent dimensions as one, its first `length` positions.
 
     Of a symbolic length (torch.export) a copy: whether a view is contiguous would hang on the length.
     """
     flat = x.flatten(dim, dim + places - 1)
-    if isinstance(length, int):
-        return flat.narrow(dim, 0, length)
-    return flat.index_select(dim, torch.arange(length, device=x.device))
+    if isinstance(length, torch.SymInt):
+        return flat.index_select(dim, torch.arange(cast(int, length), device=x.device))
+    return flat.narrow(dim, 0, length)
 
 
 def extend(x: Tensor, dim: int, count: int, history: Tensor | None) -> Tensor:

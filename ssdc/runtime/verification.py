@@ -74,7 +74,7 @@ def verify(
 def _outputs(layer: Layer, reference: Reference, order: str, batch: int, lengths: list[int]) -> Iterator[Finding]:
     for length in lengths:
         inputs = _inputs(layer, batch, length)
-        values, magnitudes = reference.bounds(**inputs, products=order in ("recurrent", "scan"))
+        values, magnitudes = _bounds(reference, inputs, products=order in ("recurrent", "scan"))
         with torch.no_grad():
             error = _units(layer(**inputs), values, magnitudes)
         yield Finding(order, f"outputs, T = {length}", error, UNITS)
@@ -83,6 +83,12 @@ def _outputs(layer: Layer, reference: Reference, order: str, batch: int, lengths
 def _inputs(layer: Layer, batch: int, length: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     sizes = dict.fromkeys(layer.call_axes, batch)
     return sample_inputs(layer, seed=length, dtype=dtype, T=length, **sizes)
+
+
+def _bounds(reference: Reference, inputs: Mapping[str, Tensor], *, products: bool) -> tuple[Any, Any]:
+    """Values and error magnitudes; `products` for orderings that multiply gates step by step."""
+    ordered = [inputs[entry.tensor.name] for entry in reference.inputs]
+    return reference.bounds(*ordered, products=products)
 
 
 def _units(found: Any, values: Any, magnitudes: Any) -> float:
@@ -102,14 +108,16 @@ def _several(found: Any) -> tuple[Tensor, ...]:
 
 
 def _slices(layer: Layer, inputs: Mapping[str, Tensor], start: int, end: int) -> dict[str, Tensor]:
-    dims = {name: layer.time_of(name) for name in inputs}
-    return {name: x if dims[name] is None else x.narrow(dims[name], start, end - start) for name, x in inputs.items()}
+    return {
+        name: x if (dim := layer.time_of(name)) is None else x.narrow(dim, start, end - start)
+        for name, x in inputs.items()
+    }
 
 
 def _cut(layer: Layer, reference: Reference, batch: int, length: int) -> float:
     """A prefill of a third, continued over the rest."""
     inputs = _inputs(layer, batch, length)
-    values, magnitudes = reference.bounds(**inputs, products=True)
+    values, magnitudes = _bounds(reference, inputs, products=True)
     at = length // 3
     with torch.no_grad():
         first, state = layer(**_slices(layer, inputs, 0, at), return_state=True)
@@ -124,20 +132,21 @@ def _cut(layer: Layer, reference: Reference, batch: int, length: int) -> float:
 def _steps(layer: Layer, reference: Reference, batch: int, length: int) -> float:
     """Position by position from the empty state."""
     inputs = _inputs(layer, batch, length)
-    values, magnitudes = reference.bounds(**inputs, products=True)
-    state = layer.init_state(**dict.fromkeys(layer.call_axes, batch))
+    values, magnitudes = _bounds(reference, inputs, products=True)
+    state = layer.init_state(device=None, dtype=torch.float32, **dict.fromkeys(layer.call_axes, batch))
     rows: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for t in range(length):
-            dims = {name: layer.time_of(name) for name in inputs}
-            now = {name: x if dims[name] is None else x.select(dims[name], t) for name, x in inputs.items()}
+            now = {
+                name: x if (dim := layer.time_of(name)) is None else x.select(dim, t) for name, x in inputs.items()
+            }
             y, state = layer.step(state, **now)
             rows.append(_several(y))
     joined = []
     for place in range(len(rows[0])):
-        dim = layer.output_time(place)
+        at = layer.output_time(place)
         parts = [row[place] for row in rows]
-        joined.append(parts[-1] if dim is None else torch.stack(parts, dim))
+        joined.append(parts[-1] if at is None else torch.stack(parts, at))
     return _units(tuple(joined), values, magnitudes)
 
 

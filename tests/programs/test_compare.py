@@ -46,7 +46,7 @@ def test_a_report_tells_of_every_failure() -> None:
     for name in ("scan", "fft"):
         report.check(WANTED + 1, WANTED, BOUND, name)
     report.check(WANTED, WANTED, BOUND, "right")
-    with pytest.raises(AssertionError, match="(?s)scan.*fft") as caught:
+    with pytest.raises(AssertionError, match=r"(?s)scan.*fft") as caught:
         report.close()
     assert "right" not in str(caught.value)
 

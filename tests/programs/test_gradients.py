@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ssdc.runtime.module import Layer
+from ssdc.runtime.state import State
 from tests.support.compare import Report
 from tests.support.gradients import conditioned, cotangents, expected, gradients, tolerance
 from tests.support.programs import (
@@ -68,7 +70,7 @@ def test_through_the_state(case: Case) -> None:
     for order, wanted_order in orders(case).items():
         layer = compiled(case, wanted_order, torch.float64)
 
-        def cut_call(**given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        def cut_call(layer: Layer = layer, **given: torch.Tensor) -> tuple[torch.Tensor, ...]:
             first, state = layer(**cut(case, given, 0, place), return_state=True)
             second, state = layer(**cut(case, given, place, LENGTH - 1), state=state, return_state=True)
             last, _ = layer.step(state, **at(case, given, LENGTH - 1))
@@ -97,7 +99,7 @@ def test_gradcheck(name: str) -> None:
         _, start = layer(**draw_double(case, 3), return_state=True)
         real = [t.detach() for t in start.tensors if t.is_floating_point()]
 
-        def call(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        def call(*given: torch.Tensor, layer: Layer = layer, start: State = start) -> tuple[torch.Tensor, ...]:
             rest = iter(given[len(names) :])
             tensors = [next(rest) if t.is_floating_point() else t for t in start.tensors]
             state = type(start)(start.layer, start.names, tensors)

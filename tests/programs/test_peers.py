@@ -1,7 +1,10 @@
-"""Compiled layers and the reference against implementations by others: fla's naive recurrences, transformers' torch bodies.
+"""Compiled layers and the reference against implementations by others: fla's naive recurrences, transformers' torch
+bodies.
 
-Both sides are float32, and both are within 16 u m of what is right (`tests/support/compare.py`): so each is held to that
-bound around the reference, and the reference is thereby held to theirs. Their code is a test dependency, and is called as the
+Both sides are float32, and both are within 16 u m of what is right (`tests/support/compare.py`): so each is held to
+that
+bound around the reference, and the reference is thereby held to theirs. Their code is a test dependency, and is
+called as the
 plain torch function under its dispatcher (`__wrapped__`), which may pick a kernel otherwise.
 """
 
@@ -144,7 +147,8 @@ def plain(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
 
 
 PEERS: dict[str, Callable[[Case, dict[str, Tensor]], Tensor]] = {
-    "linear_attention": linear_attention, "retention": retention, "gla": gla, "hgrn2": hgrn2, "rwkv6": rwkv6, "based": based,
+    "linear_attention": linear_attention, "retention": retention, "gla": gla, "hgrn2": hgrn2, "rwkv6": rwkv6,
+    "based": based,
     "gsa": gsa, "rwkv4": rwkv4, "ssd": ssd, "mamba": mamba, "rglru": rglru,
 }  # fmt: skip
 

@@ -68,7 +68,7 @@ def within(case: Case, inputs: dict[str, Tensor], outputs: object, what: str) ->
         check(y, w, tolerance(w, m) + fourier(m, d, case.grown), what)
 
 
-# ---- tracing ---------------------------------------------------------------------------------------------------------
+# ---- tracing -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "dynamic"), [*((name, True) for name in TRACED), ("ssd", False), ("windows", False)])
@@ -113,8 +113,8 @@ def test_compile_of_each_order(name: str, order: str) -> None:
 
 @pytest.mark.parametrize("name", ("ssd", "gla", "mamba2", "attention", "lags_and_places"))
 def test_export_with_a_dynamic_length(name: str) -> None:
-    """Any length from two chunks on; inputs by position, for torch cannot describe the sizes of keyword arguments that a
-    signature does not name. That a length is no multiple of a chunk must not have become part of the program."""
+    """Any length from two chunks on; inputs by position, for torch cannot describe the sizes of keyword arguments
+    that a signature does not name. That a length is no multiple of a chunk must not have become part of the program."""
     case = named(name)
     layer, x = compiled(case), draw_inputs(case, 1000)
     time = torch.export.Dim("T", min=600, max=4096)
@@ -128,8 +128,7 @@ def test_export_with_a_dynamic_length(name: str) -> None:
         within(case, x, program.module()(*x.values()), f"T = {length}")
 
 
-# ---- precision ---------------------------------------------------------------------------------------------------------
-
+# ---- precision -----------------------------------------------------------------------------------------------------
 
 @some
 def test_autocast_leaves_states_and_decays_alone(case: Case) -> None:
@@ -164,8 +163,7 @@ def test_double_and_other_default_dtypes() -> None:
             torch.set_default_dtype(torch.float32)
 
 
-# ---- packed documents --------------------------------------------------------------------------------------------------
-
+# ---- packed documents ----------------------------------------------------------------------------------------------
 PACKED = tuple(case for case in CASES if case.name != "odd_shapes")
 
 
@@ -197,8 +195,7 @@ def test_packed_documents(case: Case) -> None:
     report.close()
 
 
-# ---- determinism and causality -----------------------------------------------------------------------------------------
-
+# ---- determinism and causality -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_two_calls_give_the_same_bits(case: Case) -> None:
@@ -250,8 +247,7 @@ def test_a_part_of_the_batch_gives_the_same_values(case: Case) -> None:
         within(case, part, y, "row 1 alone")
 
 
-# ---- saving, copying, states as trees ------------------------------------------------------------------------------------
-
+# ---- saving, copying, states as trees ------------------------------------------------------------------------------
 
 @some
 def test_saving_copying_and_states(case: Case) -> None:

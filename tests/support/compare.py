@@ -52,7 +52,7 @@ def fourier(magnitude: Tensor, time: int | None, grown: float = 1.0) -> Tensor:
 
 
 def check(found: Tensor, wanted: Tensor, bound: Tensor, what: str) -> None:
-    """Raise AssertionError, naming the worst element, unless |found - wanted| <= bound everywhere, and all are finite."""
+    """Raise AssertionError, naming the worst element, unless |found - wanted| <= bound and all is finite."""
     assert found.shape == wanted.shape, f"{what}: shape {list(found.shape)}, expected {list(wanted.shape)}"
     if found.numel() == 0:
         return
@@ -67,7 +67,8 @@ def check(found: Tensor, wanted: Tensor, bound: Tensor, what: str) -> None:
     place = [int(i) for i in torch.unravel_index(torch.tensor(worst), found.shape)]
     raise AssertionError(
         f"{what}: {int((~fine).sum())} of {fine.numel()} elements are outside their bound; the worst, at {place}, is "
-        f"{float(found.flatten()[worst])!r}, expected {float(wanted.flatten()[worst])!r}, {float(ratio.flatten()[worst]):.3g} times its bound"
+        f"{float(found.flatten()[worst])!r}, expected {float(wanted.flatten()[worst])!r}, "
+        f"{float(ratio.flatten()[worst]):.3g} times its bound"
     )
 
 

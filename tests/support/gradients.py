@@ -1,18 +1,25 @@
 """Gradients of a layer or its reference, and how far rounding may move them.
 
-To first order, a computation that is stable makes no larger an error than what it computes would change by if every input,
+To first order, a computation that is stable makes no larger an error than what it computes would change by if every
+input,
 parameter, initial state and cotangent changed by a relative u (backward stability; Higham, ch. 1.5): each product of a
 gradient's sum has those as its factors. That change is found by making it, in the float64 reference: DRAWS times every
 number x becomes x (1 +- h), signs at random, and the root mean square of what the gradient changes by, over h, is its
-condition c. A mean of squares over signs is the square sum of all first derivatives, times their x, so that it is the size of
-an error whose parts are random, too; |g| is added for the last rounding. Gates are taken from running sums over a chunk, whose
-gradient is a running sum backwards: an error at one position shows at others of its chunk. So c is the largest along time
-for each entry of the other axes. A gradient may be off by FACTOR * u * c, with FACTOR = 64: 16 as for outputs, twice for
+condition c. A mean of squares over signs is the square sum of all first derivatives, times their x, so that it is the
+size of
+an error whose parts are random, too; |g| is added for the last rounding. Gates are taken from running sums over a
+chunk, whose
+gradient is a running sum backwards: an error at one position shows at others of its chunk. So c is the largest along
+time
+for each entry of the other axes. A gradient may be off by FACTOR * u * c, with FACTOR = 64: 16 as for outputs, twice
+for
 the values that the forward pass leaves and the backward pass reads, and twice for the estimate of c from DRAWS draws.
 
-In float64 the reference rounds as much as what it is compared with, and less carefully (1 - exp(x) as written), so that the
+In float64 the reference rounds as much as what it is compared with, and less carefully (1 - exp(x) as written), so
+that the
 bound is 1e-9 c, and 16 u64 times the largest c for what cancels to nothing (scaling a query changes no quotient of row
-sums; what remains of a gradient is the rounding of terms as large as elsewhere). The order fft adds what `compare.fourier` derives. CANCELS are gradients that the chain rule, applied to a
+sums; what remains of a gradient is the rounding of terms as large as elsewhere). The order fft adds what
+`compare.fourier` derives. CANCELS are gradients that the chain rule, applied to a
 program as written, makes of terms that cancel: no computation of them from those terms is stable in the sense above.
 """
 
@@ -105,7 +112,8 @@ def expected(case: Case, length: int) -> tuple[dict[str, Tensor], list[Tensor], 
 
 
 CANCELS = {("s4d", "log_A"): 2 / 3.7e-4, ("s4d", "log_dt"): 2 / 3.7e-4}
-"""By how much the terms of a gradient exceed it, at most: (1 - exp(-r)) / A, r = A dt >= exp(-1) / 1000, has the derivatives
+"""By how much the terms of a gradient exceed it, at most: (1 - exp(-r)) / A, r = A dt >= exp(-1) / 1000, has the
+derivatives
 dt exp(-r) and -(1 - exp(-r)) / A along log A, both about dt, and their sum is about dt r / 2."""
 
 

@@ -1,7 +1,9 @@
 """Random programs that mean something: a hypothesis strategy for whole layers, their inputs, and a place to cut.
 
-A program has up to three masked terms in one equation, a normaliser beside it, a second equation on top of the first, and
-masks that are products of up to three structures. Everything is built to be valid: an error when checking one is a bug, of
+A program has up to three masked terms in one equation, a normaliser beside it, a second equation on top of the first,
+and
+masks that are products of up to three structures. Everything is built to be valid: an error when checking one is a
+bug, of
 the compiler or of this file.
 """
 
@@ -53,19 +55,23 @@ def _numbers(name: str) -> Callable[[Generator, list[int]], Tensor]:
 
 
 GATES = {
-    "exp(a0[b,t,h])": "b,h", "exp(a1[b,t,h,n])": "b,h,n", "exp(a2[b,t])": "b", "sigmoid(x0[b,t,h])": "b,h", "r0[b,t,h]": "b,h",
+    "exp(a0[b,t,h])": "b,h", "exp(a1[b,t,h,n])": "b,h,n", "exp(a2[b,t])": "b", "sigmoid(x0[b,t,h])": "b,h",
+    "r0[b,t,h]": "b,h",
     "r1[b,t,h,n]": "b,h,n", "sigmoid(f[h])": "h", "c[h]": "h", "sigmoid(fn[h,n])": "h,n", "exp(2 * a0[b,t-1,h])": "b,h",
-    "exp(a0[b,t,h]) * sigmoid(f[h])": "b,h", "exp(-exp(f[h]) * sigmoid(x0[b,t,h]))": "b,h", "sqrt(sigmoid(x0[b,t,h]))": "b,h",
+    "exp(a0[b,t,h]) * sigmoid(f[h])": "b,h", "exp(-exp(f[h]) * sigmoid(x0[b,t,h]))": "b,h",
+    "sqrt(sigmoid(x0[b,t,h]))": "b,h",
 }  # fmt: skip
 """Gates and the axes that they give a mask."""
 STEADY = ("sigmoid(f[h])", "c[h]", "sigmoid(fn[h,n])")
 KERNELS = {"toeplitz(wj[h,j])": "h", "conv(wj[h,j])": "h", "conv(wn[n,j])": "n", "toeplitz(ws[j])": ""}
 PARAMETERS = {
-    "f": "f[h] ~ uniform(-1, 3)", "c": "c[h] ~ uniform(-1, 1)", "fn": "fn[h,n] ~ uniform(-1, 3)", "wj": "wj[h,j] ~ normal(1)",
+    "f": "f[h] ~ uniform(-1, 3)", "c": "c[h] ~ uniform(-1, 1)", "fn": "fn[h,n] ~ uniform(-1, 3)",
+    "wj": "wj[h,j] ~ normal(1)",
     "wn": "wn[n,j] ~ normal(1)", "ws": "ws[j] ~ normal(1)", "u": "u[h,n] ~ normal(1)", "d": "d[h] ~ normal(1)",
 }  # fmt: skip
 INPUTS = {
-    "a0": "b,t,h", "a1": "b,t,h,n", "a2": "b,t", "x0": "b,t,h", "r0": "b,t,h", "r1": "b,t,h,n", "doc": "b,t", "q": "b,t,h,n",
+    "a0": "b,t,h", "a1": "b,t,h,n", "a2": "b,t", "x0": "b,t,h", "r0": "b,t,h", "r1": "b,t,h,n", "doc": "b,t",
+    "q": "b,t,h,n",
     "qg": "b,t,g,n", "qn": "b,t,n", "k": "b,t,h,n", "kg": "b,t,g,n", "kn": "b,t,n", "v": "b,t,h,p", "vg": "b,t,g,p",
     "vp": "b,t,p", "o": "b,t,h,p", "e": "b,t,e",
 }  # fmt: skip

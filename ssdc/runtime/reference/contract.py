@@ -73,7 +73,9 @@ def _folded(maths: Arithmetic, term: Term, label: str, target: str) -> Term:
     place = term.value.labels.index(target)
 
     def fold(tensor: Tensor) -> Tensor:
-        return tensor.unflatten(place, (maths.sizes[label], -1)).sum(place + 1)
+        groups = maths.sizes[label]
+        each = tensor.shape[place] // groups
+        return tensor.reshape(*tensor.shape[:place], groups, each, *tensor.shape[place + 1 :]).sum(place + 1)
 
     labels = tuple(label if name == target else name for name in term.value.labels)
     absolute = term.value.data.abs() if term.absolute is None else term.absolute
