@@ -135,7 +135,7 @@ def test_git_tracks_nothing_else_at_the_top_level() -> None:
 
 def test_the_readme_names_the_command_that_ci_runs() -> None:
     command = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
-    assert command.startswith("pip install")
+    assert command.startswith("python -m pip install")
     assert command in (ROOT / "README.md").read_text()
 
 
@@ -150,26 +150,33 @@ def test_check_imports_no_torch() -> None:
     assert passes(sys.executable, "-c", code, PROGRAM).splitlines()[-1] == "[]"
 
 
-def processor_seconds(*command: str | Path, status: int) -> float:
+def processor_seconds(*command: str | Path, status: int, env: dict[str, str]) -> float:
     """What one run of a command costs: user and system time, which a busy machine inflates little."""
     silent = subprocess.DEVNULL
-    process = subprocess.Popen([str(part) for part in command], stdout=silent, stderr=silent)
+    process = subprocess.Popen([str(part) for part in command], stdout=silent, stderr=silent, env=env)
     _, ended, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(ended)
     assert process.returncode == status
     return usage.ru_utime + usage.ru_stime
 
 
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which Python keeps its bytecode, as it does for users."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    env |= {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))}
+    passes(sys.executable, "-m", "ssdc", "check", PROGRAM, env=env)
+    return env
+
+
 @pytest.mark.parametrize("program", sorted(PROGRAM.parent.glob("*.ssd")), ids=lambda path: path.stem)
-def test_check_is_quick(program: Path) -> None:
-    """The median of five runs, of which three tell where they agree."""
-    command = (sys.executable, "-m", "ssdc", "check", program)
-    if program.stem not in NOT_LOWERED:
-        passes(*command)  # bytecode and caches are there from now on
-    times: list[float] = []
-    while max(sum(t < CHECK_SECONDS for t in times), sum(t >= CHECK_SECONDS for t in times)) < 3:
-        times.append(processor_seconds(*command, status=int(program.stem in NOT_LOWERED)))
-    assert sorted(times)[len(times) // 2] < CHECK_SECONDS, times
+def test_check_is_quick(program: Path, compiled_once: dict[str, str]) -> None:
+    """Three runs of up to seven, since what else the machine does only ever adds."""
+    status, times = int(program.stem in NOT_LOWERED), list[float]()
+    while sum(t < CHECK_SECONDS for t in times) < 3:
+        assert len(times) < 7, times
+        command = (sys.executable, "-m", "ssdc", "check", program)
+        times.append(processor_seconds(*command, status=status, env=compiled_once))
 
 
 # ---- the distribution -----------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -172,11 +171,13 @@ def _label(plan: Plan) -> str:
 
 def _measured(rows: list[Planned], base: Call, causal: bool) -> list[Row]:
     """The rows with what was measured, or why nothing was; a bar on stderr meanwhile."""
+    from tempfile import TemporaryDirectory
+
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     shown = console(stderr=True)
-    with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=shown, transient=True) as progress:
+    with TemporaryDirectory() as folder, Progress(*columns, console=shown, transient=True) as progress:
         bar = progress.add_task("float64 reference", total=len(rows))
         exact = _references(Path(folder), [row.length for row, _ in rows], base, causal)
         found = []

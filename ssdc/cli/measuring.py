@@ -10,7 +10,6 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,8 @@ from ssdc.errors import SsdcError
 from ssdc.source import Source
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from ssdc.runtime.measure import Measured
     from ssdc.runtime.module import Layer
 

@@ -54,6 +54,7 @@ def eject(
             time=repr(graph.reader),
             outputs=repr(tuple((r.name, _time(graph, r.layout)) for r in graph.results)),
             state=_state(graph, parts) if causal else "()",
+            states=len(parts),
             parameters=[
                 (repr(node.name), _initial(inits[node.name], [_size(graph, atoms) for atoms in node.layout], sizes))
                 for node in graph.parameters
