@@ -12,7 +12,8 @@ reference in units of u * sum|terms| (u = 2^-24; the largest over all elements).
 with T in the chunked ordering, one decoding step beside the same update written by hand in torch, the time that
 `ssdc check` takes, and the time to compile in a process that has compiled before.
 
-    python examples/measure_ssd.py
+    python examples/measure_ssd.py                         # some minutes
+    python examples/measure_ssd.py --quick                 # seconds, at sizes that say little
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def beside_others(sizes: dict[str, int], T: int, rounds: int, chunk: int) -> lis
     parameters = {name: value.detach() for name, value in layer.named_parameters()}
     reference.load_state_dict(layer.state_dict())
     with torch.no_grad():
-        exact, magnitude = (value[0] for value in reference.bounds(**inputs))
+        exact, magnitude = reference.bounds(**inputs)
     calls: dict[str, Callable[[], Tensor]] = {"ssdc, planned ordering": lambda: layer(**inputs)}
     missing: list[Row] = []
     for name, make in {
@@ -238,6 +239,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=262144, help="the end of the memory rows")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peak", type=int, nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to see that all of it runs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
@@ -245,15 +247,19 @@ def main() -> None:
         print(*peak_of_one_call(T, dict(zip(PUBLISHED, values, strict=True))))
         return
 
+    sizes = SMALL if options.quick else PUBLISHED
+    if options.quick:
+        options.length, options.rounds, options.longest = 256, 2, 4096
     lengths = tuple(T for T in (4096, 16384, 65536, 262144) if T <= options.longest)
-    table = Table(title=f"ssd, float32, b=1, T={options.length}, H=24, P=64, N=128, {options.threads} threads")
+    shape = f"T={options.length}, " + ", ".join(f"{name}={value}" for name, value in sizes.items())
+    table = Table(title=f"ssd, float32, b=1, {shape}, {options.threads} threads")
     for heading, justify in (("", "left"), ("median ms", "right"), ("error / (u sum|terms|)", "right"), ("", "left")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     sections = (
-        lambda: beside_others(PUBLISHED, options.length, options.rounds, options.chunk),
-        lambda: decoding(PUBLISHED, options.rounds),
+        lambda: beside_others(sizes, options.length, options.rounds, options.chunk),
+        lambda: decoding(sizes, options.rounds),
         lambda: memory_growth(SMALL, lengths),
-        lambda: memory_growth(PUBLISHED, lengths),
+        *(() if options.quick else (lambda: memory_growth(PUBLISHED, lengths),)),
         lambda: start_up(options.rounds),
     )
     for section in sections:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ssdc import pipeline
-from ssdc.runtime import module
+from ssdc.runtime import programs
 from tests.support.compare import check, fourier, tolerance
 from tests.support.programs import (
     CASES,
@@ -146,14 +146,14 @@ BUGS = (
 @pytest.fixture
 def planting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Bug | None], None]]:
     """`planting(bug)`: generated text has the bug from now on; None takes it out."""
-    render = module.render
+    render = programs.render
 
     def plant(bug: Bug | None) -> None:
         def written(*arguments: Any, **keywords: Any) -> str:
             text = render(*arguments, **keywords)
             return text if bug is None else bug.plant(text)
 
-        monkeypatch.setattr(module, "render", written)
+        monkeypatch.setattr(programs, "render", written)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

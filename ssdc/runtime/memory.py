@@ -102,4 +102,5 @@ class Memory:
         known = {atom: size for atom, size in self.graph.sizes.items() if size is not None} | dict(sizes)
         if isinstance(part, History):
             known[self.graph.reader] = past if part.length is None else part.length
-        return [prod(known[atom] for atom in atoms) for atoms in self.layouts[place]]
+        # lists, not generators: torch.compile traces math.prod of symbolic sizes for a list alone
+        return [prod([known[atom] for atom in atoms]) for atoms in self.layouts[place]]

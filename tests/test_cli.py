@@ -1,0 +1,335 @@
+"""The command line: what goes to stdout and to stderr, exit statuses, and never a traceback."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from ssdc import pipeline
+from ssdc.cli import compare as comparing
+from ssdc.cli.main import COMMANDS, app
+from ssdc.cli.measuring import Call, Failure, measure
+from ssdc.cli.plot import crossovers
+from ssdc.runtime import verification
+from ssdc.runtime.verification import Finding
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+SSD = str(EXAMPLES / "ssd.ssd")
+FAULTY = """layer two(H) {
+  time t, s
+  axis b, h = H
+  input x[b,t,h]
+  mask L[t,s] = causl
+  y[b,t,h] = L[t,s] * z[b,s,h]
+  output y
+}
+"""
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    """A command in this process; anything but a clean exit is raised."""
+    result = CliRunner().invoke(app, list(arguments), input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def good(*arguments: str, stdin: str | None = None) -> str:
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> str:
+    path = tmp_path / "faulty.ssd"
+    path.write_text(FAULTY)
+    return str(path)
+
+
+# ---- what every command shares ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str) -> None:
+    text = good(command, "--help")
+    assert "Usage: " in text and "--size" in text and "--layer" in text
+
+
+def test_no_command_lists_all() -> None:
+    text = run().output
+    assert all(command in text for command in COMMANDS)
+
+
+ENDS = {"eject": ("-o", "OUT")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_faulty_program_is_exit_1_and_says_where(command: str, faulty: str, tmp_path: Path) -> None:
+    ends = [str(tmp_path / "out") if end == "OUT" else end for end in ENDS.get(command, ())]
+    result = run(command, faulty, *ends)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    for part in (f"{faulty}:5:17: error[E401]", f"{faulty}:6:23: error[E202]", "help: did you mean 'causal'", "2 errors"):
+        assert part in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bad_usage_is_exit_2(command: str, tmp_path: Path) -> None:
+    ends = [str(tmp_path / "out") if end == "OUT" else end for end in ENDS.get(command, ())]
+    for wrong, said in (
+        (("no/such/file.ssd",), "does not exist"),
+        ((SSD, "--size", "H"), "NAME=VALUE"),
+        ((SSD, "--size", "H=0"), "from 1 to 2^31"),
+        ((SSD, "--size", "Q=3"), "has no size Q; its sizes: H, P, N, G"),
+        ((SSD, "--size", "H=3", "--size", "H=4"), "given twice"),
+        ((SSD, "--layer", "sdd"), "no layer 'sdd'"),
+        ((SSD, "--nonsense"), "No such option"),
+    ):
+        result = run(command, *wrong, *ends)
+        assert result.exit_code == 2, (wrong, result.output)
+        assert result.stdout == ""
+        assert said in " ".join(result.stderr.replace("│", " ").split()), (wrong, result.stderr)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00\x01binary", b"", b"(" * 100_000, b"layer x(H) { size Q = 9 ^ 9 ^ 9 }"])
+def test_what_is_no_program_is_exit_1(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "odd.ssd"
+    path.write_bytes(data)
+    result = run("check", str(path))
+    assert result.exit_code == 1
+    assert "error[E" in result.stderr
+
+
+def test_a_size_that_cannot_be_is_exit_1() -> None:
+    result = run("show", str(EXAMPLES / "mamba2.ssd"), "--size", "D=100", "--size", "P=64")
+    assert result.exit_code == 1
+    assert "error[E" in result.stderr and "H = E * D / P" in result.stderr
+
+
+def test_an_order_that_is_not_legal_is_exit_1_with_the_reason() -> None:
+    result = run("explain", SSD, "--order", "fft")
+    assert result.exit_code == 1
+    assert "gates vary with time, so it is no convolution" in result.stderr and result.stdout == ""
+
+
+# ---- check, show, explain, eject -------------------------------------------------------------------------------------
+
+
+def test_check_reports_each_file(faulty: str) -> None:
+    result = run("check", SSD, faulty, str(EXAMPLES / "gla.ssd"))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [f"{SSD}: ok", f"{EXAMPLES / 'gla.ssd'}: ok"]
+    assert result.stderr.count("error[") == 2
+
+
+def test_check_reads_stdin() -> None:
+    assert good("check", "-", stdin=Path(SSD).read_text()) == "-: ok\n"
+    result = run("check", "-", stdin=FAULTY)
+    assert result.exit_code == 1 and "<stdin>:5:17" in result.stderr
+
+
+STAGES = {
+    "ast": "mask L[b,h,t,s] = semiseparable(",
+    "graph": "y:1[b,t,g,h%g,p] = contract (C) @ L @ (B * dt * x)",
+    "plan": "-> chunked",
+    "kernels": "def forward(",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_show(stage: str) -> None:
+    assert STAGES[stage] in good("show", SSD, "--stage", stage, "--size", "H=8", "-T", "2048")
+
+
+def test_what_show_prints_can_be_read_again() -> None:
+    assert good("show", "-", "--stage", "ast", stdin=good("show", SSD, "--stage", "ast")) == good("show", SSD, "--stage", "ast")
+    ast.parse(good("show", SSD, "--stage", "kernels"))
+
+
+def test_show_draws_graphs() -> None:
+    assert good("show", SSD, "--format", "mermaid").startswith("flowchart")
+    assert good("show", SSD, "--format", "dot").startswith("digraph")
+    assert run("show", SSD, "--stage", "plan", "--format", "dot").exit_code == 2
+
+
+def test_chosen_sizes_are_noted_on_stderr() -> None:
+    result = run("explain", SSD)
+    assert "note: sizes chosen for ssd: H=4" in result.stderr and "note" not in result.stdout
+    assert "note" not in run("explain", SSD, "--size", "H=8").stderr
+
+
+def test_explain_names_the_choice_the_rivals_and_the_refusals() -> None:
+    text = good("explain", SSD, "--size", "H=8", "-T", "4096", "-b", "2")
+    for part in ("-> chunked", "quadratic", "recurrent", "scan", "fft           no: the mask's gates vary", "predicted"):
+        assert part in text
+    assert "-> recurrent" in good("explain", SSD, "--size", "H=8", "--order", "recurrent")
+    assert "-> chunked(16)" in good("explain", SSD, "--size", "H=8", "--order", "chunked", "--chunk", "16")
+
+
+def test_eject_writes_a_file_that_runs_without_ssdc(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    printed = good("eject", SSD, "-o", str(out), "--size", "H=2", "--size", "P=4", "--size", "N=3", "-T", "256")
+    assert printed.strip() == str(out / "ssd.py")
+    code = "import sys, torch, ssd; sys.modules.get('ssdc') and 1/0; torch.manual_seed(0)\n"
+    code += "layer = next(v for v in vars(ssd).values() if isinstance(v, type) and issubclass(v, torch.nn.Module))()\n"
+    code += "y = layer(torch.ones(1, 5, 2, 4), torch.ones(1, 5, 2), torch.ones(1, 5, 1, 3), torch.ones(1, 5, 1, 3))\n"
+    code += "assert y.shape == (1, 5, 2, 4) and 'ssdc' not in sys.modules, sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    again = run("eject", SSD, "-o", str(out))
+    assert again.exit_code == 2 and "--force" in again.stderr
+    good("eject", SSD, "-o", str(out), "--force")
+
+
+def test_eject_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("eject", SSD, "-o", str(tmp_path / "file" / "below"))
+    assert result.exit_code == 2
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------------
+
+
+def test_verify_passes_for_an_example() -> None:
+    torch.set_num_threads(1)
+    sizes = ("--size", "H=2", "--size", "N=4", "--size", "P=3")
+    text = good("verify", str(EXAMPLES / "retention.ssd"), *sizes, "-T", "40", "--chunk", "16")
+    for order in ("recurrent", "quadratic", "chunked", "scan", "fft"):
+        assert order in text
+    assert "FAILED" not in text
+
+
+def test_verify_fails_where_a_check_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def findings(*_: object, **__: object) -> list[Finding]:
+        fields = {"order": "chunked", "check": "planted", "error": 99.0, "allowed": 16.0}
+        return [Finding(**fields)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verification, "verify", findings)
+    result = run("verify", SSD)
+    assert result.exit_code == 1
+    assert "FAILED" in result.stdout and "1 check failed" in result.stderr
+
+
+# ---- compare ---------------------------------------------------------------------------------------------------------
+
+TINY = ("--size", "H=2", "--size", "P=4", "--size", "N=3", "--threads", "1")
+
+
+def test_compare(tmp_path: Path) -> None:
+    picture, numbers = tmp_path / "p.png", tmp_path / "n.json"
+    text = good("compare", SSD, "-T", "32..64", *TINY, "--plot", str(picture), "--json", str(numbers))
+    assert "ssd, float32, b=1, H=2, P=4, N=3, G=1" in text
+    assert "not legal: fft: 'y' does not admit the order 'fft': the mask's gates vary with time" in text
+    assert text.count("-> ") == 3, "the planner's choice at each length, and the caption"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(numbers.read_text())
+    assert {row["length"] for row in found["rows"]} == {32, 64}
+    assert {row["order"].partition("(")[0] for row in found["rows"]} == {"recurrent", "quadratic", "chunked", "scan"}
+    assert set(found["refused"]) == {"fft", "direct"}
+    for row in found["rows"]:
+        assert row["skipped"] is None and row["seconds"] > 0 and 0 < row["error"] <= 16, row
+        assert row["predicted"] > 0 and row["gflop"] > 0 and row["moved"] > 0, row
+
+
+def test_compare_with_gradients_and_a_layer_that_is_not_causal() -> None:
+    sizes = ("--size", "H=2", "--size", "N=3", "--size", "P=2", "--threads", "1")
+    text = good("compare", str(EXAMPLES / "hydra.ssd"), "-T", "20", "-b", "2", "--backward", *sizes)
+    assert "b=2" in text and "forward and backward" in text and "skipped" not in text
+
+
+def test_compare_lists_what_it_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "LONGEST", 0.0)
+    text = good("compare", SSD, "-T", "32", *TINY)
+    assert text.count("skipped at T=32: ") == 4 and "it is predicted to take" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("-T", "9..3"), "neither LOW..HIGH"),
+        (("-T", "0"), "neither LOW..HIGH"),
+        (("-T", "some"), "neither LOW..HIGH"),
+        (("--plot", "picture.txt"), "does not end in .png"),
+        (("--plot", "no/such/folder/p.png"), "cannot write"),
+        (("--json", "no/such/folder/p.json"), "cannot write"),
+    ],
+)
+def test_compare_refuses_before_it_measures(wrong: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "measure", lambda *_: pytest.fail("measured"))
+    result = run("compare", SSD, *wrong)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_measurement_sees_memory() -> None:
+    """The quadratic order of one head holds a T x T matrix of scores; a call of the chunked one must not look like it."""
+    source, sizes, T = pipeline.read(SSD), {"H": 1, "P": 4, "N": 4}, 4096
+    found = [
+        measure(Call(source, "ssd", sizes, {"y:1": order}, length=T, threads=1), None, 60)
+        for order in ("quadratic", "recurrent")
+    ]
+    assert not any(isinstance(one, Failure) for one in found), found
+    quadratic, recurrent = (one.peak for one in found if not isinstance(one, Failure))
+    assert 4 * T * T <= quadratic <= 10 * 4 * T * T
+    assert recurrent < T * T
+
+
+def test_a_measurement_that_is_too_large_or_too_slow_is_a_failure() -> None:
+    source, sizes = pipeline.read(SSD), {"H": 1, "P": 4, "N": 4}
+    large = Call(source, "ssd", sizes, {"y:1": "quadratic"}, length=2**20, threads=1)
+    assert measure(large, None, 60) == Failure(measure(large, None, 60).reason)  # type: ignore[union-attr]
+    assert "more than half of the free memory" in measure(large, None, 60).reason  # type: ignore[union-attr]
+    slow = Call(source, "ssd", sizes, {"y:1": "recurrent"}, length=2**18, threads=1)
+    assert measure(slow, None, 0.2) == Failure("it took longer than 0 s")
+
+
+def test_crossovers() -> None:
+    """Lines T and 100 meet at 100, where no measurement is."""
+    lengths = (16, 64, 256, 1024)
+    (found,) = crossovers({"line": [(T, float(T)) for T in lengths], "flat": [(T, 100.0) for T in lengths]})
+    assert (found.before, found.after) == ("line", "flat") and found.T == pytest.approx(100, rel=1e-3)
+    assert crossovers({"low": [(T, 1.0) for T in lengths], "high": [(T, 2.0) for T in lengths]}) == ()
+
+
+# ---- real processes --------------------------------------------------------------------------------------------------
+
+
+def process(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ssdc", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input=stdin)
+
+
+def test_processes_have_these_statuses(faulty: str) -> None:
+    fine, wrong, unknown = process("check", SSD), process("check", faulty), process("chek", SSD)
+    assert (fine.returncode, fine.stdout, fine.stderr) == (0, f"{SSD}: ok\n", "")
+    assert (wrong.returncode, wrong.stdout) == (1, "") and "error[E401]" in wrong.stderr
+    assert unknown.returncode == 2 and "No such command" in unknown.stderr
+    assert "Traceback" not in wrong.stderr + unknown.stderr
+
+
+def test_no_colour_where_nobody_sees_it(faulty: str) -> None:
+    assert "\x1b" not in process("check", faulty).stderr + process("explain", SSD).stdout
+
+
+def test_a_process_compares() -> None:
+    done = process("compare", "-", "-T", "16", *TINY, stdin=Path(SSD).read_text())
+    assert done.returncode == 0, done.stderr
+    assert "recurrent" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m ssdc show {SSD} --stage kernels --size H=8 | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
