@@ -186,22 +186,35 @@ def decoding(sizes: dict[str, int], rounds: int) -> list[Row]:
 
 
 def memory_growth(sizes: dict[str, int], lengths: tuple[int, ...]) -> list[Row]:
-    """Peak memory of one chunked call beyond its inputs, each in a fresh process."""
+    """Peak memory of one chunked call beyond its inputs, each in a fresh process.
+
+    A length is left out if, by what a position took before, peak and inputs would not fit into the free memory.
+    """
     title = " ".join(f"{name}={value}" for name, value in sizes.items())
+    inputs = 4 * (sizes["H"] * (sizes["P"] + 1) + 2 * sizes["N"])
     rows: list[Row] = []
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    each = 0.0
     for T in track(lengths, "memory", console=Console(stderr=True), transient=True):
-        needed = 4 * T * (3 * sizes["H"] * (sizes["P"] + 1) + 2 * sizes["N"]) * 2
-        if needed > available:
-            rows.append((f"chunked, {title}, T={T:,}", "", "", f"left out: about {needed / 2**30:.0f} GiB"))
+        name, needed = f"chunked, {title}, T={T:,}", T * (each + 2 * inputs)
+        if needed > 0.8 * free_memory():
+            rows.append((name, "", "", f"left out: about {needed / 2**30:.0f} GiB"))
             continue
         numbers = [str(value) for value in (T, *sizes.values())]
-        command = [sys.executable, __file__, "--peak", *numbers]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        peak, seconds = int(out[-2]), float(out[-1])
-        size = f"{peak / 2**20:,.0f} MiB peak, {peak / T:,.0f} bytes a position"
-        rows.append((f"chunked, {title}, T={T:,}", milliseconds(seconds), "", size))
+        threads = ("--threads", str(torch.get_num_threads()))
+        done = subprocess.run([sys.executable, __file__, *threads, "--peak", *numbers], capture_output=True, text=True)
+        if done.returncode:
+            rows.append((name, "", "", f"failed, status {done.returncode}"))
+            continue
+        peak, seconds = int(done.stdout.split()[-2]), float(done.stdout.split()[-1])
+        each = peak / T
+        rows.append((name, milliseconds(seconds), "", f"{peak / 2**20:,.0f} MiB peak, {each:,.0f} bytes a position"))
     return rows
+
+
+def free_memory() -> int:
+    """Bytes that new processes can have."""
+    rows = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(row.split()[1]) for row in rows if row.startswith("MemAvailable:"))
 
 
 def peak_of_one_call(T: int, sizes: dict[str, int]) -> tuple[int, float]:

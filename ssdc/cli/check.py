@@ -15,10 +15,7 @@ from ssdc.cli.console import complain
 from ssdc.cli.options import LayerOption, SizeOption, request
 from ssdc.errors import SsdcError
 
-Files = Annotated[
-    list[Path],
-    typer.Argument(metavar="FILE...", exists=True, dir_okay=False, readable=True, allow_dash=True, help="Programs."),
-]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Programs; - reads stdin.")]
 
 
 def check(files: Files, layer: LayerOption = None, size: SizeOption = None) -> None:

@@ -285,6 +285,9 @@ def _draw(file: Path, title: str, rows: list[Row]) -> None:
             panels["time (ms)"].setdefault(name, []).append((row.length, 1e3 * row.seconds))
         if row.peak is not None and row.peak >= 1:
             panels["peak memory (MB)"].setdefault(name, []).append((row.length, row.peak))
+    if not panels["time (ms)"]:
+        note("nothing was measured, so there is nothing to draw")
+        return
     try:
         draw(file, title, [(label, series) for label, series in panels.items() if series])
     except OSError as error:

@@ -22,12 +22,7 @@ LARGEST_SIZE = 2**31
 SMALL = 32
 SMALL_BY_NAME = {"H": 4, "D": 128}
 
-FileArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE", exists=True, dir_okay=False, readable=True, allow_dash=True, help="The program; - reads stdin."
-    ),
-]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The program; - reads stdin.")]
 LayerOption = Annotated[
     str | None,
     typer.Option("--layer", metavar="NAME", help="Which layer of the file; the last one if not given."),

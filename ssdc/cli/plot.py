@@ -100,8 +100,8 @@ def _panel(axes: Axes, label: str, series: Series, names: list[str]) -> None:
 
 def _apart(found: Sequence[Crossover]) -> list[Crossover]:
     """The crossings that have room for a label; of several close together the last."""
-    after = [*[crossing.T for crossing in found[1:]], math.inf]
-    return [crossing for crossing, nearest in zip(found, after, strict=True) if nearest > 1.3 * crossing.T]
+    last = len(found) - 1
+    return [one for place, one in enumerate(found) if place == last or found[place + 1].T > 1.3 * one.T]
 
 
 def _label_ends(axes: Axes, series: Series, names: list[str]) -> None:

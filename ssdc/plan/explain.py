@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ssdc.graph.graph import Graph
 from ssdc.graph.states import Accumulator, Counter, History, grouped, not_causal, state_parts
 from ssdc.plan.candidate import Candidate
+from ssdc.plan.orders.fft import WHY_ASKED_ONLY
 from ssdc.plan.pairs import over_pairs
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _choice(choice: Choice) -> list[str]:
     for rival in choice.rivals:
         best.setdefault(rival.order, rival)
     rows.extend(_row(rival, "   ") for rival in best.values())
+    if "fft" in best and not choice.forced:
+        rows.append(f"   fft is for asking: {WHY_ASKED_ONLY}")
     rows.extend(f"   {refusal.order:<13} no: {refusal.reason}" for refusal in choice.refused)
     parts = sorted(choice.chosen.parts.items(), key=lambda part: -part[1])
     rows.append("  time goes to " + ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in parts[:4]))

@@ -30,6 +30,9 @@ ORDERINGS: Mapping[str, Ordering] = {
 }
 """Every ordering that is asked for candidates."""
 
+ASKED_ONLY: Mapping[str, str] = {"fft": fft.WHY_ASKED_ONLY}
+"""Orderings that `auto` leaves alone, and why."""
+
 Order = str | Mapping[str, str]
 
 
@@ -136,9 +139,8 @@ def _choose(found: Problem, order: str, chunk: int | None, hardware: Hardware) -
     for offer in ORDERINGS.values():
         for made in offer(found, hardware, chunk if order in ("auto", "chunked") else None):
             (candidates if isinstance(made, Candidate) else refused).append(made)  # type: ignore[arg-type]
-    legal = [c for c in candidates if order in ("auto", c.order) and c.cost.workspace <= hardware.memory] or [
-        c for c in candidates if order in ("auto", c.order)
-    ]
+    asked = [c for c in candidates if (c.order not in ASKED_ONLY if order == "auto" else c.order == order)]
+    legal = [c for c in asked if c.cost.workspace <= hardware.memory] or asked
     if order == "auto" and chunk is not None and found.mask.width is None:
         legal = [c for c in legal if c.order == "chunked"] or legal
     if not legal:
@@ -161,4 +163,4 @@ def legal_orders(graph: Graph, sizes: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(names)
 
 
-__all__ = ["ORDERINGS", "Choice", "Plan", "legal_orders", "plan"]
+__all__ = ["ASKED_ONLY", "ORDERINGS", "Choice", "Plan", "legal_orders", "plan"]

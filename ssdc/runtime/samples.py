@@ -28,8 +28,8 @@ ODD = frozenset({"tanh", "sign", "silu", "gelu", "elu"})
 """Functions whose value has the sign of their argument."""
 SLOWEST = 1e-3
 NEW_DOCUMENT = 0.02
-BLOCK = 1024
-"""Positions that are drawn at a time, so that the first inputs are the same however many follow."""
+BLOCK = 256
+"""Positions that are drawn at a time, and then cut, so that the first inputs are the same however many follow."""
 
 
 def sample_inputs(
@@ -50,13 +50,12 @@ def sample_inputs(
         time = signature.time(node.name)
         numbers = node.name in documents and time is not None
         draw = _choose(node, signature, wanted, rows, numbers)
-        parts = []
-        for start in range(0, max(length, 1) if time is not None else 1, BLOCK):
-            here = {**sizes, graph.reader: min(BLOCK, length - start)}
-            shape = [slot.fixed * (here.get(slot.open, 1) if slot.open else 1) for slot in signature.slots[node.name]]
-            generator = torch.Generator().manual_seed((seed * 1009 + place) * 1_000_003 + start)
-            parts.append(draw(shape, generator))
-        x = parts[0] if time is None else torch.cat(parts, time)
+        here = {**sizes, graph.reader: BLOCK}
+        shape = [slot.fixed * (here.get(slot.open, 1) if slot.open else 1) for slot in signature.slots[node.name]]
+        blocks = 1 if time is None else max(1, -(-length // BLOCK))
+        seeds = [(seed * 1009 + place) * 1_000_003 + block for block in range(blocks)]
+        parts = [draw(shape, torch.Generator().manual_seed(number)) for number in seeds]
+        x = parts[0] if time is None else torch.cat(parts, time).narrow(time, 0, length).contiguous()
         if numbers and time is not None:
             x = x.cumsum(time).clamp(max=rows.get(node.name, length + 1) - 1)
         found[node.name] = (x.to(dtype) if x.is_floating_point() else x).to(device)

@@ -37,8 +37,8 @@ def on_device(given, grad=True):  # type: ignore[no-untyped-def]
 
 def run(case, leaves, form=None, segments=None):  # type: ignore[no-untyped-def]
     query, key, value, gate, own, scale, initial = leaves
-    forward = partial(configuration.forward, form=form, segments=segments)
-    with patch.object(configuration, "forward", forward):
+    chosen = partial(configuration.forward, form=form, segments=segments)
+    with patch.object(configuration, "forward", chosen):
         return masked(query, key, value, gate, "gate" if case.own == "gate" else own, scale, initial, case.heads, case.strict)
 
 
@@ -59,6 +59,30 @@ def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> N
             torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
         found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, UNIT[dtype])
         assert max(found) <= ALLOWED[dtype], (form, segments, found)
+
+
+@pytest.mark.parametrize("columns", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("states", [16, 32, 64, 128, 256])
+def test_every_pair_of_tile_sizes(states: int, columns: int) -> None:
+    """Heads of their own, and four that share a query and key; the latter in the forms whose programs take several heads."""
+    for groups, forms in (((0, 0, 0), FORMS[::3]), ((1, 1, 0), FORMS[2:3])):
+        case = Case(batch=1, length=130, states=states, columns=columns, groups=groups, scale=True)
+        given = operands(case, torch.bfloat16)
+        grad = torch.randn(1, case.length, case.heads, columns).bfloat16()
+        grad_final = torch.randn(1, case.heads, states, columns)
+        exact, magnitude = reference(case, given, grad, grad_final)
+        for form, segments in forms:
+            leaves = on_device(given)
+            share = configuration.share_of
+            with patch.object(configuration, "share_of", lambda shared, most: share(shared, 8)):
+                configuration.forward.cache_clear()
+                configuration.backward.cache_clear()
+                y, final = run(case, leaves, form, segments)
+                torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
+            found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, 2.0**-8)
+            assert max(found) <= 2, (groups, form, segments, found)
+    configuration.forward.cache_clear()
+    configuration.backward.cache_clear()
 
 
 @pytest.mark.parametrize("case", CASES[:15], ids=str)

@@ -7,6 +7,7 @@ Forward, three forms: `walk` (one pass, state in registers), `segments` (states 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
@@ -19,12 +20,15 @@ WALK_SLOTS, STATES_SLOTS = 2, 3
 
 @dataclass(frozen=True)
 class Call:
-    """What a call's sizes are to the rule: batch * heads, positions, heads that share one query and key, multiprocessors."""
+    """What a call's sizes are to the rule: batch * heads, positions, heads that share one query and key, multiprocessors; and
+    whether a state (in the backward pass, the gradient of one) enters."""
 
     lanes: int
     length: int
     shared: int
     processors: int
+    initial: bool = True
+    gradient: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,13 @@ def share_of(shared: int, most: int) -> int:
     return max(share for share in range(1, most + 1) if shared % share == 0)
 
 
+@lru_cache(maxsize=4096)
 def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | None = None) -> Forward:
     """The kernels of a forward call; `form` and `segments` force a choice, for tests and measurements."""
     chunk = chunk_of(facts)
     chunks = -(-call.length // chunk)
     inner, outer = padded(facts.states), padded(facts.columns)
     walk = walk_tiles(facts)
-    tiles = outputs_tiles(facts)
     programs = call.lanes * -(-outer // walk.outer)
     if form is None:
         form = _form(facts, call, programs, chunks)
@@ -113,13 +117,15 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
         else:
             segments = segments_for(programs, chunks, WALK_SLOTS * call.processors) if form == "segments" else 1
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
-    states = Kernel("states", facts, of_states, keeps="chunks")
-    carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
+    enters = call.initial or segments > 1
+    states = Kernel("states", facts, of_states, keeps="chunks", enters=enters)
+    carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1), enters=call.initial)
     if form == "parallel":
-        share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1) if tiles.inner >= inner else 1
-        outputs = Kernel("outputs", facts, tiles, share=share)
+        share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
+        share = share if outputs_tiles(facts, share).inner >= inner else 1
+        outputs = Kernel("outputs", facts, outputs_tiles(facts, share), share=share)
     else:
-        outputs = Kernel("walk", facts, walk)
+        outputs = Kernel("walk", facts, walk, enters=enters)
     return Forward(form, segments, sums, states, carry, outputs)
 
 
@@ -137,21 +143,25 @@ def walk_tiles(facts: Facts) -> Tiles:
     return Tiles(chunk_of(facts), inner, min(64, outer), 4 if inner <= 128 else 8, 2)
 
 
-def outputs_tiles(facts: Facts) -> Tiles:
-    """Tiles of `outputs` and `values`."""
+def outputs_tiles(facts: Facts, share: int) -> Tiles:
+    """Tiles of `outputs`, and of `values` for few columns.
+
+    Heads that share scores take all states at once. One head takes them in tiles of 64: with 128 states and 32 columns in one
+    piece, Triton 3.6 makes wrong code for `values` on Hopper.
+    """
     inner, outer = padded(facts.states), padded(facts.columns)
     if facts.dtype == "float32":
         return Tiles(chunk_of(facts), min(32, inner), min(32, outer), 4, 1)
     if inner > 128:
         return Tiles(chunk_of(facts), 64, min(128, outer), 4, 2)
-    return Tiles(chunk_of(facts), inner, min(64, outer), 4, 2)
+    return Tiles(chunk_of(facts), inner if share > 1 else min(64, inner), min(64, outer), 4, 2)
 
 
-def values_tiles(facts: Facts) -> Tiles:
+def values_tiles(facts: Facts, share: int) -> Tiles:
     """Tiles of `values`: all columns, so that scores are computed once."""
     inner, outer = padded(facts.states), padded(facts.columns)
     if facts.dtype == "float32" or outer <= 64:
-        return outputs_tiles(facts)
+        return outputs_tiles(facts, share)
     return Tiles(chunk_of(facts), min(64, inner), 128, 4, 2)
 
 
@@ -163,6 +173,7 @@ def gradient_tiles(facts: Facts) -> Tiles:
     return Tiles(chunk_of(facts), min(64, inner), min(64, outer), 4, 2)
 
 
+@lru_cache(maxsize=4096)
 def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None) -> Backward:
     """The kernels of a backward call; `gates` tells whether gradients of gates are wanted."""
     chunk = chunk_of(facts)
@@ -174,11 +185,23 @@ def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None)
         segments = segments_for(call.lanes * parts, chunks, STATES_SLOTS * call.processors)
     share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
-    carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1))
-    values = values_tiles(facts)
+    carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1), enters=call.initial)
+    later = replace(sums, reverse=True)
+    share = share if outer <= 64 and values_tiles(facts, share).inner >= inner else 1
     return Backward(
-        segments, sums, carry, replace(sums, enters=True, keeps="chunks"), replace(sums, reverse=True),
-        replace(carry, reverse=True), replace(sums, reverse=True, enters=True, keeps="chunks"),
+        segments,
+        sums,
+        carry,
+        replace(sums, enters=call.initial or segments > 1, keeps="chunks"),
+        later,
+        replace(carry, reverse=True, enters=call.gradient),
+        replace(later, enters=call.gradient or segments > 1, keeps="chunks"),
         Kernel("gradients", facts, gradient_tiles(facts), gates=gates),
-        Kernel("values", facts, values, share=share if values.inner >= inner and outer <= 64 else 1, gates=gates),
+        Kernel("values", facts, values_tiles(facts, share), share=share, gates=gates),
     )
+
+
+@lru_cache(maxsize=4096)
+def step(facts: Facts) -> Kernel:
+    """The kernel of one position."""
+    return Kernel("step", facts, Tiles(16, padded(facts.states), min(32, padded(facts.columns)), 4, 1))

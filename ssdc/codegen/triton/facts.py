@@ -6,7 +6,8 @@ knows torch or Triton.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 Gate = Literal["none", "constant", "varying"]
@@ -106,9 +107,17 @@ class Kernel:
     """Heads a program, of one query and key."""
     gates: bool = True
     """Whether gradients of gates are wanted."""
-    stretch: int = field(default=1024)
+    stretch: int = 1024
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: kernels are looked up at every launch."""
+        return hash(tuple(getattr(self, one.name) for one in fields(self)))
+
+    @cached_property
     def limits(self) -> Limits:
         return Limits(
             "STATES" if self.facts.states % self.tiles.inner else "", "COLUMNS" if self.facts.columns % self.tiles.outer else "")
@@ -118,10 +127,10 @@ class Kernel:
         """Whether one tile holds all states, so that scores are complete."""
         return self.tiles.inner >= self.facts.states
 
-    @property
+    @cached_property
     def operands(self) -> tuple[str, ...]:
         """The operands with strides, in the order of the kernel's parameters."""
-        timed = [name for name in self.facts.gates]
+        timed = self.facts.gates
         match self.template:
             case "states":
                 pair = ("query", "grad") if self.reverse else ("key", "value")

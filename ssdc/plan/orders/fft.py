@@ -8,6 +8,9 @@ from ssdc.plan.candidate import Candidate, Pricing, Refusal
 from ssdc.plan.hardware import Hardware
 from ssdc.plan.problem import Problem
 
+WHY_ASKED_ONLY = "it mixes all positions, so a later input reaches earlier outputs in their last bits"
+"""Why `auto` does not choose it."""
+
 
 def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
     """Legal for time-invariant masks; computed in float64, and accurate relative to the largest entry of a sequence."""

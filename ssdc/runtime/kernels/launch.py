@@ -60,7 +60,7 @@ def launch(kernel: Kernel, programs: int, operands: Mapping[str, Tensor], heads:
 
 def fitting(x: Tensor) -> Tensor:
     """The tensor, copied where 32 bits do not hold the offsets within one tile of it."""
-    return x if max(x.stride(), default=1) < 2**31 // TILE else x.contiguous()
+    return x if all(step < 2**31 // TILE for step in x.stride()) else x.contiguous()
 
 
 @lru_cache(maxsize=64)

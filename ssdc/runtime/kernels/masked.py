@@ -14,6 +14,7 @@ synchronisation, no atomics: two runs give the same bits, and a CUDA graph can h
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,11 +23,11 @@ from torch.autograd import forward_ad
 
 from ssdc.codegen.triton import configuration
 from ssdc.codegen.triton.configuration import Call, Forward
-from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
+from ssdc.codegen.triton.facts import Element, Facts, Gate, Kernel, Own
 from ssdc.runtime.kernels.launch import fitting, launch, processors
 
-NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-OWN = ("none", "gate", "varying")
+NAMES: Mapping[torch.dtype, Element] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+OWN: tuple[Own, ...] = ("none", "gate", "varying")
 
 
 def masked(
@@ -42,9 +43,12 @@ def masked(
         one = [x if x is None or isinstance(x, str) or x.ndim == 1 else x.squeeze(1) for x in (query, key, value, gate, own, scale)]
         y, final = masked_step(*one, initial, heads, strict)  # type: ignore[misc]
         return y.unsqueeze(1), final
-    kind = "gate" if isinstance(own, str) else "none" if own is None else "varying"
-    y, final = torch.ops.ssdc.masked(
-        query, key, value, gate, None if isinstance(own, str) else own, scale, initial, heads, strict, OWN.index(kind))
+    kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
+    given = (query, key, value, gate, None if isinstance(own, str) else own, scale, initial)
+    if _plain(given):
+        y, final = _Masked.apply(*given, heads, strict, kind) if _learns(*given) else _forward(*given, heads, strict, kind)
+    else:
+        y, final = torch.ops.ssdc.masked(*given, heads, strict, kind)
     return y, final
 
 
@@ -54,10 +58,21 @@ def masked_step(
 ) -> tuple[Tensor, Tensor]:
     """One position, in one launch and without a gradient: query and key [b, g, n], value [b, v, p], gates [b, h] or [h], state
     [b, h, n, p]; output [b, h, p] and the state after it."""
-    kind = "gate" if isinstance(own, str) else "none" if own is None else "varying"
-    y, after = torch.ops.ssdc.masked_step(
-        query, key, value, gate, None if isinstance(own, str) else own, scale, state, heads, strict, OWN.index(kind))
+    kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
+    given = (query, key, value, gate, None if isinstance(own, str) else own, scale, state)
+    y, after = (_step if _plain(given) else torch.ops.ssdc.masked_step)(*given, heads, strict, kind)
     return y, after
+
+
+def _plain(given: tuple[Tensor | None, ...]) -> bool:
+    """Whether a call is eager, on tensors of no subclass and under no mode: the operators' own cost in Python, some 100
+    microseconds, is then saved by calling what they call."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and all(x is None or type(x) is Tensor or type(x) is torch.nn.Parameter for x in given)
+    )
 
 
 def _learns(*tensors: Tensor | str | None) -> bool:
@@ -74,10 +89,13 @@ def _refuse_tangents(*tensors: Tensor | None) -> None:
 
 def _facts(query: Tensor, value: Tensor, gate: Tensor | None, scale: Tensor | None, strict: bool, own: int) -> Facts:
     kind = "none" if gate is None else "constant" if gate.ndim == 1 else "varying"
-    tf32 = query.dtype == torch.float32 and query.is_cuda and torch.backends.cuda.matmul.allow_tf32
-    return Facts(
-        NAMES[query.dtype], query.shape[-1], value.shape[-1], kind, strict, OWN[own], scale is not None,  # type: ignore[arg-type]
-        "tf32" if tf32 else "ieee")
+    tf32 = query.dtype is torch.float32 and query.is_cuda and torch.backends.cuda.matmul.allow_tf32
+    return _made(query.dtype, query.shape[-1], value.shape[-1], kind, strict, own, scale is not None, tf32)
+
+
+@lru_cache(maxsize=4096)
+def _made(dtype: torch.dtype, states: int, columns: int, gate: Gate, strict: bool, own: int, scale: bool, tf32: bool) -> Facts:
+    return Facts(NAMES[dtype], states, columns, gate, strict, OWN[own], scale, "tf32" if tf32 else "ieee")
 
 
 def _check(
@@ -106,9 +124,9 @@ def _operands(**given: Tensor | None) -> dict[str, Tensor]:
     return {name: fitting(x.float() if name in wide else x) for name, x in given.items() if x is not None}
 
 
-def _call(query: Tensor, key: Tensor, heads: int) -> Call:
+def _call(query: Tensor, key: Tensor, heads: int, initial: bool, gradient: bool = True) -> Call:
     shared = heads // query.shape[2] if query.shape[2] == key.shape[2] else 1
-    return Call(query.shape[0] * heads, query.shape[1], shared, processors(query.device))
+    return Call(query.shape[0] * heads, query.shape[1], shared, processors(query.device), initial, gradient)
 
 
 # ---- forward ----------------------------------------------------------------------------------------------------------
@@ -124,8 +142,16 @@ def _masked(
     query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None,
     initial: Tensor | None, heads: int, strict: bool, kind: int,
 ) -> tuple[Tensor, Tensor]:
+    return _forward(query, key, value, gate, own, scale, initial, heads, strict, kind)
+
+
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None,
+    initial: Tensor | None, heads: int, strict: bool, kind: int,
+) -> tuple[Tensor, Tensor]:
     _check(query, key, value, gate, own, scale, initial, heads)
-    chosen = configuration.forward(_facts(query, value, gate, scale, strict, kind), _call(query, key, heads))
+    chosen = configuration.forward(
+        _facts(query, value, gate, scale, strict, kind), _call(query, key, heads, initial is not None))
     return run_forward(chosen, query, key, value, gate, own, scale, initial, heads)
 
 
@@ -153,25 +179,18 @@ def run_forward(
     operands = _operands(query=query, key=key, value=value, gate=gate, own=own, scale=scale)
     start = None if initial is None else initial.float().contiguous()
     entering = _entering(chosen.sums, chosen.carry, chosen.segments, operands, start, final, heads, length)
-    kernel, enters = chosen.outputs, entering is not None
+    kernel = chosen.outputs
     lanes, parts = batch * heads, -(-columns // kernel.tiles.outer)
     if chosen.form == "parallel":
         chunks = _chunk_states(chosen.states, chosen.segments, operands, entering, final, heads, length)
         count = chunks.shape[2]
         launch(kernel, batch * (heads // kernel.share) * count * parts, operands, heads, chunks, y, length, heads)
         return y, final
-    kernel = _entered(kernel, enters)
     count = -(-length // kernel.tiles.chunk)
     span = -(-count // chosen.segments)
     segments = -(-count // span)
     launch(kernel, lanes * segments * parts, operands, heads, final if entering is None else entering, y, final, length, span, segments, heads)
     return y, final
-
-
-def _entered(kernel: Kernel, enters: bool) -> Kernel:
-    from dataclasses import replace
-
-    return kernel if kernel.enters == enters else replace(kernel, enters=enters)
 
 
 def _entering(
@@ -193,7 +212,7 @@ def _entering(
     entering = torch.empty_like(totals)
     stretches = -(-states * columns // carry.stretch)
     begin = final if start is None else start
-    launch(_entered(carry, start is not None), lanes * stretches, {}, heads, begin, totals, logarithms, entering, final, segments)
+    launch(carry, lanes * stretches, {}, heads, begin, totals, logarithms, entering, final, segments)
     return entering
 
 
@@ -210,7 +229,7 @@ def _chunk_states(
     last = final if segments == 1 else final.new_empty((batch, heads, segments, states, columns))
     parts = -(-states // tiles.inner) * -(-columns // tiles.outer)
     launch(
-        _entered(kernel, entering is not None), batch * heads * segments * parts, operands, heads, last if entering is None else entering,
+        kernel, batch * heads * segments * parts, operands, heads, last if entering is None else entering,
         chunks, last, last, length, span, segments, heads)
     return chunks
 
@@ -227,24 +246,32 @@ def _masked_backward(
     grad: Tensor, grad_final: Tensor, query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None,
     scale: Tensor | None, initial: Tensor | None, heads: int, strict: bool, kind: int, gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _backward_pass(grad, grad_final, query, key, value, gate, own, scale, initial, heads, strict, kind, gates)
+
+
+def _backward_pass(
+    grad: Tensor, grad_final: Tensor | None, query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None,
+    scale: Tensor | None, initial: Tensor | None, heads: int, strict: bool, kind: int, gates: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, length, _, states = query.shape
     columns = value.shape[-1]
     made = _gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates)
-    if grad.numel() == 0 or grad_final.numel() == 0:
-        for x in made[:-1]:
+    if grad.numel() == 0 or states * heads == 0:
+        for x in made:
             x.zero_()
-        made[-1].copy_(grad_final) if initial is not None else None
+        if initial is not None and grad_final is not None:
+            made[6].copy_(grad_final)
         return made
     facts = _facts(query, value, gate, scale, strict, kind)
-    chosen = configuration.backward(facts, _call(query, key, heads), gates)
+    chosen = configuration.backward(facts, _call(query, key, heads, initial is not None, grad_final is not None), gates)
     operands = _operands(query=query, key=key, value=value, gate=gate, own=own, scale=scale, grad=grad)
     start = None if initial is None else initial.float().contiguous()
     final = value.new_empty((batch, heads, states, columns), dtype=torch.float32)
     entering = _entering(chosen.sums, chosen.carry, chosen.segments, operands, start, final, heads, length)
     chunks = _chunk_states(chosen.states, chosen.segments, operands, entering, final, heads, length)
     first = torch.empty_like(final)
-    leaving = _entering(
-        chosen.later_sums, chosen.later_carry, chosen.segments, operands, grad_final.float().contiguous(), first, heads, length)
+    ending = None if grad_final is None else grad_final.float().contiguous()
+    leaving = _entering(chosen.later_sums, chosen.later_carry, chosen.segments, operands, ending, first, heads, length)
     later = _chunk_states(chosen.later, chosen.segments, operands, leaving, first, heads, length)
     count = chunks.shape[2]
     inners, outers = -(-states // chosen.gradients.tiles.inner), -(-columns // chosen.values.tiles.outer)
@@ -261,16 +288,27 @@ def _masked_backward(
         d_gate[inners:], d_own[inners:], length, heads, batch)
     for into, found in ((made[0], d_query), (made[1], d_key), (made[2], d_value)):
         if found is not into:
-            into.copy_(found.unflatten(2, (into.shape[2], -1)).sum(3))
+            torch.sum(found.unflatten(2, (into.shape[2], -1)), 3, out=into)
     if gates and gate is not None:
-        made[3].copy_(d_gate.sum((0, 1, 3)) if gate.ndim == 1 else d_gate.sum(0).transpose(1, 2))
+        if gate.ndim == 1:
+            made[3].copy_(d_gate.sum((0, 1, 3)))
+        else:
+            _summed(d_gate, made[3])
         if own is not None:
-            made[4].copy_(d_own.sum(0).transpose(1, 2))
+            _summed(d_own, made[4])
     if scale is not None:
-        made[5].copy_(d_scale.sum(0).transpose(1, 2))
+        _summed(d_scale, made[5])
     if initial is not None:
         made[6].copy_(first)
     return made
+
+
+def _summed(parts: Tensor, into: Tensor) -> None:
+    """The sum of [parts, b, h, t], as [b, t, h]."""
+    if into.dtype == parts.dtype:
+        torch.sum(parts, 0, out=into.transpose(1, 2))
+    else:
+        into.copy_(parts.sum(0).transpose(1, 2))
 
 
 @_masked_backward.register_fake
@@ -311,6 +349,30 @@ def _backward(ctx: Any, grad: Tensor, grad_final: Tensor) -> tuple[Tensor | None
 _masked.register_autograd(_backward, setup_context=_context)
 
 
+class _Masked(torch.autograd.Function):
+    """What the operator and its gradient do, without the operator."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        *tensors, ctx.heads, ctx.strict, ctx.kind = inputs
+        ctx.save_for_backward(*tensors)
+        return _forward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        if grad is None and grad_final is None:
+            return (None,) * (len(saved) + 3)
+        if grad is None:
+            grad = saved[2].new_zeros((*saved[2].shape[:2], ctx.heads, saved[2].shape[3]))
+        gates = any(ctx.needs_input_grad[3:5])
+        found = _backward_pass(grad, grad_final, *saved, ctx.heads, ctx.strict, ctx.kind, gates)
+        wanted = [None if x is None or not needs else g for x, needs, g in zip(saved, ctx.needs_input_grad, found, strict=False)]
+        return (*wanted, None, None, None)
+
+
 # ---- one position -----------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +381,13 @@ _masked.register_autograd(_backward, setup_context=_context)
     schema=f"({_INPUTS}, Tensor state, int heads, bool strict, int kind) -> (Tensor, Tensor)",
 )
 def _masked_step(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None, state: Tensor,
+    heads: int, strict: bool, kind: int,
+) -> tuple[Tensor, Tensor]:
+    return _step(query, key, value, gate, own, scale, state, heads, strict, kind)
+
+
+def _step(
     query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, own: Tensor | None, scale: Tensor | None, state: Tensor,
     heads: int, strict: bool, kind: int,
 ) -> tuple[Tensor, Tensor]:
@@ -331,10 +400,8 @@ def _masked_step(
     before = state.float().contiguous()
     after = torch.empty_like(before)
     facts = _facts(query, value, gate if gate is None or gate.ndim == 1 else timed["gate"], scale, strict, kind)
-    inner = configuration.padded(facts.states)
-    outer = min(32, configuration.padded(columns))
-    kernel = Kernel("step", facts, Tiles(16, inner, outer, 4, 1))
-    launch(kernel, batch * heads * -(-columns // outer), operands, heads, before, y, after, heads)
+    kernel = configuration.step(facts)
+    launch(kernel, batch * heads * -(-columns // kernel.tiles.outer), operands, heads, before, y, after, heads)
     return y, after
 
 
