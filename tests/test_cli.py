@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from ssdc import pipeline
 from ssdc.cli import compare as comparing

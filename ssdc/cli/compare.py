@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,14 +19,11 @@ from ssdc import pipeline
 from ssdc.cli.console import console, note
 from ssdc.cli.measuring import Call, Failure, measure, write_reference
 from ssdc.cli.options import BatchOption, FileArgument, LayerOption, SizeOption, parse_lengths, request
-from ssdc.cli.plot import draw
+from ssdc.cli.rows import Row, absent, picture, table_of
 from ssdc.errors import OrderError
 from ssdc.graph.states import not_causal
 from ssdc.pipeline import Checked
 from ssdc.plan.planner import Plan
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 LONGEST = 20.0
 """Seconds that an ordering may be predicted to take."""
@@ -46,26 +42,6 @@ ThreadsOption = Annotated[
 ]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", dir_okay=False, help="Draw the crossovers.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write all numbers.")]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One ordering at one length: what the planner predicts, and what was measured, or why nothing was.
-
-    Counts and predictions are of masked contractions, forward only; `moved`, `workspace` and `peak` in MB, times in s.
-    """
-
-    length: int
-    order: str
-    planned: bool
-    gflop: float
-    moved: float
-    workspace: float
-    predicted: float
-    seconds: float | None = None
-    peak: float | None = None
-    error: float | None = None
-    skipped: str | None = None
 
 
 def compare(
@@ -101,15 +77,15 @@ def compare(
     title = ", ".join([f"{wanted.layer}, float32, b={batch}", *(f"{k}={v}" for k, v in checked.scope.sizes.items())])
     title += f", {threads} thread{'s' * (threads > 1)}" if threads else ""
     title += ", forward and backward" if backward else ""
-    console().print(_table(rows, title))
-    for line in _absent(rows, refused):
+    console().print(table_of(rows, title))
+    for line in absent(rows, refused):
         typer.echo(line)
     if json_file is not None:
         found = {"layer": wanted.layer, "sizes": dict(checked.scope.sizes), "batch": batch, "backward": backward}
         text = json.dumps({**found, "rows": [asdict(row) for row in rows], "refused": refused}, indent=1)
         json_file.write_text(text + "\n", encoding="utf-8")
     if plot is not None:
-        _draw(plot, title, rows)
+        picture(plot, title, rows)
 
 
 def _writable(plot: Path | None, json_file: Path | None) -> None:
@@ -148,13 +124,14 @@ def _rows(checked: Checked, lengths: Iterable[int], batch: int) -> tuple[list[Pl
 
 def _row(plan: Plan, length: int, *, planned: bool) -> Row:
     costs = [choice.chosen.cost for choice in plan.choices.values()]
-    return Row(
-        length=length,
-        order=_label(plan),
-        planned=planned,
+    row = Row(length, _label(plan), planned)
+    if not costs:
+        return row
+    return replace(
+        row,
         gflop=sum(cost.matrix + cost.vector for cost in costs) / 1e9,
         moved=sum(cost.bytes for cost in costs) / 1e6,
-        workspace=max((cost.workspace for cost in costs), default=0.0) / 1e6,
+        workspace=max(cost.workspace for cost in costs) / 1e6,
         predicted=plan.seconds,
     )
 
@@ -213,9 +190,9 @@ def _references(folder: Path, lengths: list[int], call: Call, causal: bool) -> d
 
 def _filled(row: Row, call: Call, exact: Path | None) -> Row:
     """The row with what its call measured, or the reason why it was left out."""
-    long = row.predicted > LONGEST
-    reason = f"it is predicted to take {row.predicted:,.0f} s, more than {LONGEST:.0f} s"
-    found = Failure(reason) if long else measure(call, exact, PATIENCE)
+    if row.predicted is not None and row.predicted > LONGEST:
+        return replace(row, skipped=f"it is predicted to take {row.predicted:,.0f} s, more than {LONGEST:.0f} s")
+    found = measure(call, exact, PATIENCE)
     if isinstance(found, Failure):
         return replace(row, skipped=found.reason)
     return replace(row, seconds=found.seconds, peak=found.peak / 1e6, error=found.error)
@@ -227,68 +204,3 @@ def _warn_if_busy(threads: int | None) -> None:
     if load > processors / 2:
         advice = "" if threads == 1 else "; --threads 1 is steadier"
         note(f"the machine is busy (a load of {load:.1f} on {processors} processors), so times are too long{advice}")
-
-
-# ---- results ---------------------------------------------------------------------------------------------------------
-
-
-def _table(rows: list[Row], title: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", caption="-> the planner's choice", caption_justify="left")
-    for heading in ("T", "ordering", "time ms", "predicted ms", "peak MB", "error u*m", "GFLOP", "MB moved"):
-        table.add_column(heading, justify="left" if heading == "ordering" else "right", no_wrap=True)
-    last = 0
-    for row in rows:
-        if last and row.length != last:
-            table.add_section()
-        mark, style = ("-> ", "bold") if row.planned else ("   ", None)
-        table.add_row(
-            f"{row.length:,}" if row.length != last else "",
-            mark + row.order,
-            _number(row.seconds, 1e3) if row.skipped is None else "skipped",
-            _number(row.predicted, 1e3),
-            _number(row.peak),
-            _number(row.error),
-            _number(row.gflop),
-            _number(row.moved),
-            style=style,
-        )
-        last = row.length
-    return table
-
-
-def _number(value: float | None, scale: float = 1.0) -> str:
-    """Three digits, with separators.
-
-    >>> _number(0.0123456, 1e3), _number(12345.6), _number(0.0), _number(None)
-    ('12.3', '12,346', '0', '')
-    """
-    if value is None:
-        return ""
-    scaled = value * scale
-    return f"{scaled:,.0f}" if scaled >= 100 or scaled == 0 else f"{scaled:.3g}"
-
-
-def _absent(rows: list[Row], refused: dict[str, str]) -> list[str]:
-    """A line for each ordering that was not run."""
-    lines = [f"skipped at T={row.length:,}: {row.order}: {row.skipped}" for row in rows if row.skipped]
-    return lines + [f"not legal: {order}: {reason}" for order, reason in refused.items()]
-
-
-def _draw(file: Path, title: str, rows: list[Row]) -> None:
-    """Writes the picture. Chunks change with the length, and share a line; peaks below 1 MB tell little."""
-    panels: dict[str, dict[str, list[tuple[int, float]]]] = {"time (ms)": {}, "peak memory (MB)": {}}
-    for row in rows:
-        name = re.sub(r"\(\d+\)", "", row.order)
-        if row.seconds is not None:
-            panels["time (ms)"].setdefault(name, []).append((row.length, 1e3 * row.seconds))
-        if row.peak is not None and row.peak >= 1:
-            panels["peak memory (MB)"].setdefault(name, []).append((row.length, row.peak))
-    if not panels["time (ms)"]:
-        note("nothing was measured, so there is nothing to draw")
-        return
-    try:
-        draw(file, title, [(label, series) for label, series in panels.items() if series])
-    except OSError as error:
-        raise typer.BadParameter(f"cannot write {file}: {error.strerror}", param_hint="--plot") from None

@@ -32,16 +32,16 @@ def eject(
     body = render(graph, plan, imports="")
     body = body[body.index("def ") :]
     digest = hashlib.sha256(body.encode()).hexdigest()[:12]
-    primitives = _without_imports(runtime_text("primitives.py")).replace(
-        'NAMESPACE = "ssdc"', f'NAMESPACE = "ssdc_ejected_{digest}"'
-    )
+    primitives = "\n\n\n".join(_without_imports(runtime_text(name)) for name in ("primitives.py", "opaque.py"))
+    primitives = primitives.replace('NAMESPACE = "ssdc"', f'NAMESPACE = "ssdc_ejected_{digest}"')
+    primitives += "\n\nRESOLVERS.append(lambda text, name: globals()[name])"
     visible = [node for node in graph.inputs if not node.name.startswith("@")]
     return (
         environment()
         .get_template("torch/ejected.jinja")
         .render(
             version=version,
-            header=_imports(runtime_text("primitives.py"), runtime_text("blocks.py")),
+            header=_imports(*(runtime_text(name) for name in ("primitives.py", "opaque.py", "blocks.py"))),
             blocks=_without_imports(runtime_text("blocks.py")),
             primitives=primitives,
             module=body,

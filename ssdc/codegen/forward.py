@@ -40,7 +40,8 @@ NAMES = re.compile(r"\b[a-z]\w*\b")
 def forward(graph: Graph, plan: Plan, backend: str = "torch") -> tuple[tuple[Kernel, ...], dict[str, object]]:
     """The contraction functions, and the context of the `forward` template.
 
-    With the backend `triton`, contractions that its kernels serve call them, and inputs come in the type that they have.
+    With the backend `triton`, contractions that its kernels serve call them, and inputs come in the type that they
+    have.
     """
     writer = Writer(graph, plan, step=False)
     out = writer.out
@@ -77,8 +78,8 @@ def forward(graph: Graph, plan: Plan, backend: str = "torch") -> tuple[tuple[Ker
 
 
 def casting(graph: Graph, context: dict[str, Any]) -> dict[str, Any]:
-    """A context whose inputs come in the type that they have: those that its text computes with are brought to the computing
-    type, and what nothing reads is left out."""
+    """A context whose inputs come in the type that they have: those that its text computes with are brought to the
+    computing type, and what nothing reads is left out."""
     shapes = [re.sub(r"\bi(\d+)\b", r"given\1", line) for line in context["sizes"]]
     needed = set(NAMES.findall(" ".join((*context["results"], *context["finals"]))))
     body: list[str] = []
@@ -129,16 +130,20 @@ def _contraction(writer: Writer, choice: Choice, place: int, backend: str) -> Ke
     reverse = choice.problem.mask.direction == "reverse"
     if reverse:
         histories, state = ["None"] * len(histories), "None"
-    call = ", ".join((*arguments, *histories, state, "False" if reverse else "want_state", "dtype"))
+    problem = choice.problem
+    want = "False" if reverse or problem.mask.width is not None else "want_state"
+    given = ", ".join((*arguments, *histories, state))
+    shapes = [", ".join(writer.out.sizes[axis] for axis in axes) for axes in (problem.axes, problem.state)]
     name = f"y{place}"
-    writer.out.lines.append(f"{name}, final{place} = contraction{place}({call})")
-    writer.values[choice.problem.name] = Value(name, choice.problem.axes)
+    call = f"run(contraction{place}, ({given}), {want}, dtype, [{shapes[0]}], [{shapes[1]}])"
+    writer.out.lines.append(f"{name}, final{place} = {call}")
+    writer.values[problem.name] = Value(name, problem.axes)
     return made
 
 
 def _masked(writer: Writer, ops: Operands, place: int) -> Kernel:
-    """A contraction by the Triton kernels. Operands that are inputs go in as they came; a result that other nodes read is
-    brought to the computing type."""
+    """A contraction by the Triton kernels. Operands that are inputs go in as they came; a result that other nodes read
+    is brought to the computing type."""
     graph, problem = writer.graph, ops.problem
     made = masked.kernel(ops, f"contraction{place}", f"Contraction {place}: chunked, by Triton kernels.", _local_sizes(writer, ops))
     factors = {op.node for op in (*ops.readers, *ops.writers)}

@@ -11,7 +11,10 @@ import re
 
 from ssdc.errors import PlanError
 
-MODULES = ("torch", "torch.nn", "ssdc.runtime.blocks", "ssdc.runtime.primitives", "triton", "triton.language")
+MODULES = (
+    "torch", "torch.nn", "triton", "triton.language", "ssdc.runtime.blocks", "ssdc.runtime.opaque",
+    "ssdc.runtime.primitives", "ssdc.runtime.kernels.masked",
+)  # fmt: skip
 """What generated text may import from."""
 
 NODES = (

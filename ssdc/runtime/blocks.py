@@ -7,8 +7,6 @@ positive for gates in [0, 1]. This file imports torch alone: an ejected module c
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -48,15 +46,9 @@ def pad_end(x: Tensor, dim: int, count: int, *, edge: bool = False, value: float
     return functional.pad(x, (0, 0) * (x.ndim - 1 - dim) + (0, count), value=value)
 
 
-def merge(x: Tensor, dim: int, places: int, length: int | torch.SymInt) -> Tensor:
-    """The inverse of `chunk`: `places` adjacent dimensions as one, its first `length` positions.
-
-    Of a symbolic length (torch.export) a copy: whether a view is contiguous would hang on the length.
-    """
-    flat = x.flatten(dim, dim + places - 1)
-    if isinstance(length, torch.SymInt):
-        return flat.index_select(dim, torch.arange(cast(int, length), device=x.device))
-    return flat.narrow(dim, 0, length)
+def merge(x: Tensor, dim: int, places: int, length: int) -> Tensor:
+    """The inverse of `chunk`: `places` adjacent dimensions as one, its first `length` positions."""
+    return x.flatten(dim, dim + places - 1).narrow(dim, 0, length)
 
 
 def extend(x: Tensor, dim: int, count: int, history: Tensor | None) -> Tensor:

@@ -12,13 +12,25 @@ import os
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import platformdirs
 
 from ssdc.runtime.allowed import check
+from ssdc.runtime.opaque import RESOLVERS
+
+
+def _resolve(text: str, name: str) -> Callable[..., Any]:
+    """A function of a generated text."""
+    found: Callable[..., Any] = getattr(load(text), name)
+    return found
+
+
+RESOLVERS.append(_resolve)
 
 
 @lru_cache(maxsize=1024)
@@ -32,6 +44,7 @@ def load(text: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
     sys.modules[name] = module  # torch.compile imports the module of what it traces by its name
+    module.__dict__["TEXT"] = text
     exec(compile(text, str(path), "exec"), module.__dict__)  # noqa: S102
     return module
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -88,8 +89,11 @@ def write_reference(
     torch.save([_several(exact), _several(magnitude)], file)
 
 
-def seeded(make: Callable[[], Layer]) -> Layer:
-    """A layer whose parameters are the same in every process."""
+Made = TypeVar("Made")
+
+
+def seeded(make: Callable[[], Made]) -> Made:
+    """A layer or reference whose parameters are the same in every process."""
     torch.manual_seed(0)
     return make()
 

@@ -111,21 +111,49 @@ def test_compile_of_each_order(name: str, order: str) -> None:
         within(case, x, layer(**x), f"T = {length}")
 
 
-@pytest.mark.parametrize("name", ("ssd", "gla", "mamba2", "attention", "lags_and_places"))
+EXPORTED = ("ssd", "gla", "mamba2", "retention", "linear_attention", "windows", "attention", "lags_and_places", "rglru")
+
+
+@pytest.mark.parametrize("name", EXPORTED)
 def test_export_with_a_dynamic_length(name: str) -> None:
-    """Any length from two chunks on; inputs by position, for torch cannot describe the sizes of keyword arguments
-    that a signature does not name. That a length is no multiple of a chunk must not have become part of the program."""
+    """Every length, multiples of the chunk and less than one chunk among them; inputs by position, for torch cannot
+    describe the sizes of keyword arguments that a signature does not name."""
     case = named(name)
-    layer, x = compiled(case), draw_inputs(case, 1000)
-    time = torch.export.Dim("T", min=600, max=4096)
+    layer, x = compiled(case), draw_inputs(case, 300)
+    time = torch.export.Dim("T")
     shapes = tuple({dim: time} if dim is not None else {} for dim in time_dims(case).values())
-    program = torch.export.export(
-        layer, tuple(x.values()), dynamic_shapes={"args": shapes}, prefer_deferred_runtime_asserts_over_guards=True
-    )
-    assert sum(size.lower == 600 for size in program.range_constraints.values()) >= 1
-    for length in (600, 1000, 1024):
+    program = torch.export.export(layer, tuple(x.values()), dynamic_shapes=(shapes,))
+    for length in (300, 1, 7, CHUNK, CHUNK + 1, 4 * CHUNK):
         x = draw_inputs(case, length)
         within(case, x, program.module()(*x.values()), f"T = {length}")
+
+
+@pytest.mark.parametrize("order", ("recurrent", "quadratic", "chunked", "scan"))
+def test_export_of_each_order_and_gradients_through_it(order: str) -> None:
+    case = named("ssd")
+    layer, x = compiled(case, order), draw_inputs(case, 2 * CHUNK + 3)
+    time = torch.export.Dim("T")
+    shapes = tuple({dim: time} for dim in time_dims(case).values())
+    program = torch.export.export(layer, tuple(x.values()), dynamic_shapes=(shapes,)).module()
+    x = draw_inputs(case, CHUNK + 5)
+    leaves = [value.requires_grad_() for value in x.values()]
+    ours, eager = (torch.autograd.grad(run(*leaves).square().sum(), leaves) for run in (program, layer))
+    for one, other in zip(ours, eager, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def test_the_operator_of_an_exported_contraction() -> None:
+    """opcheck, all four: schema, autograd registration, fake tensors, tracing."""
+    layer = ssdc.compile("examples/ssd.ssd", sizes={"H": 2, "P": 4, "N": 4}, order="chunked", chunk=16)
+    x = [torch.randn(2, 20, 2, 4), torch.rand(2, 20, 2), torch.randn(2, 20, 1, 4), torch.randn(2, 20, 1, 4)]
+    time = torch.export.Dim("T")
+    program = torch.export.export(layer, tuple(x), dynamic_shapes=(tuple({1: time} for _ in x),))
+    (node,) = [node for node in program.graph.nodes if "ssdc.contraction" in str(node.target)]
+    text, name = node.args[0], node.args[1]
+    given = [torch.randn(2, 20, 1, 4), torch.randn(2, 20, 1, 4), torch.rand(2, 20, 1, 2), torch.randn(2, 20, 1, 2, 4)]
+    given = [value.requires_grad_() for value in (*given, -torch.rand(2, 20, 1, 2))]
+    arguments = (text, name, given, [True] * 5 + [False], True, False, [2, 20, 1, 2, 4], [2, 1, 2, 4, 4])
+    torch.library.opcheck(torch.ops.ssdc.contraction.default, arguments)
 
 
 # ---- precision -----------------------------------------------------------------------------------------------------
