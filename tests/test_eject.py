@@ -58,7 +58,7 @@ def test_ejected_modules_run_without_ssdc(tmp_path: Path) -> None:
         name = path.stem
         (tmp_path / f"{name}.py").write_text(pipeline.eject(path, sizes=sizes, length=64))
         layer = ssdc.compile(path, sizes=sizes)
-        call = {axis: 2 for axis in layer.call_axes}
+        call = dict.fromkeys(layer.call_axes, 2)
         inputs = sample_inputs(layer, T=37, **call)
         with torch.no_grad():
             expected, steps = layer(**inputs), None
@@ -85,7 +85,7 @@ def test_parameters_are_drawn_as_in_the_layer() -> None:
     sizes = {"D": 512, "P": 8, "N": 16}
     text = pipeline.eject("examples/mamba2.ssd", sizes=sizes)
     space: dict[str, object] = {"__name__": "ejected_mamba2"}
-    exec(compile(text, "ejected_mamba2.py", "exec"), space)  # noqa: S102
+    exec(compile(text, "ejected_mamba2.py", "exec"), space)
     torch.manual_seed(0)
     ejected = space["Layer"]()  # type: ignore[operator]
     ours, theirs = ssdc.compile("examples/mamba2.ssd", sizes=sizes).state_dict(), ejected.state_dict()

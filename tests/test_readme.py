@@ -1,4 +1,5 @@
-"""The README is true: its Python runs, its program is the example's, and what it shows of a command is what that prints."""
+"""The README is true: its Python runs, its program is the example's, and what it shows of a command is what that
+prints."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("place", range(len(blocks("python"))))
 def test_python_blocks_run(place: int) -> None:
-    exec(compile(blocks("python")[place], f"README.md, block {place}", "exec"), {})  # noqa: S102
+    exec(compile(blocks("python")[place], f"README.md, block {place}", "exec"), {})
 
 
 def test_the_program_is_the_example() -> None:
@@ -55,7 +56,9 @@ def test_what_explain_prints(request: pytest.FixtureRequest) -> None:
 
 def test_files_and_commands_that_it_names_exist() -> None:
     text = README.read_text()
-    for path in set(re.findall(r"`((?:ssdc|examples|grammar|templates)/[\w/.]*)`", text)):
+    for path in set(re.findall(r"`((?:ssdc|examples|grammar|templates)/[\w/.]*)`", text)) - {
+        "ssdc/structures/yours.py"
+    }:
         assert (README.parent / path).exists(), path
     commands = {match[1] for match in re.finditer(r"ssdc (\w+) (?:FILE|examples)", text)}
     names = {command.name for command in app.registered_commands}
