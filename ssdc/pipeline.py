@@ -110,8 +110,8 @@ def call_sizes(checked: Checked, *, T: int, **sizes: int) -> dict[str, int]:
     """The sizes of a call by atom, as `plan` takes them: T, and the axes that calls decide (those left out count as
     one)."""
     graph = checked.graph
-    free = {axis for node in graph.inputs for axis in node.axes if graph.sizes.get(axis) is None}
-    return {axis: T if axis == graph.reader else sizes.get(axis, 1) for axis in free | {graph.reader}}
+    free = dict.fromkeys(axis for node in graph.inputs for axis in node.axes if graph.sizes.get(axis) is None)
+    return {axis: T if axis == graph.reader else sizes.get(axis, 1) for axis in (*free, graph.reader)}
 
 
 def text(checked: Checked, found: Plan) -> str:

@@ -30,18 +30,17 @@ def verify(
     Outputs at lengths round the chunk, a prefill cut and continued, decoding step by step: each within the rounding
     bound 16 u sum|terms|. Gradients in float64 within 1e-9. Exit status 1 if a check fails.
     """
-    import torch
     from rich.table import Table
 
     from ssdc.plan.planner import legal_orders
+    from ssdc.runtime.measure import seeded
     from ssdc.runtime.module import Layer
     from ssdc.runtime.verification import verify as findings
 
     wanted = request(file, layer, size, complete=True)
     checked = pipeline.check(wanted.source, wanted.layer, wanted.sizes, lenient=False)
     orders = legal_orders(checked.graph, pipeline.call_sizes(checked, T=length))
-    torch.manual_seed(0)
-    reference = pipeline.reference(wanted.source, wanted.layer, wanted.sizes)
+    reference = seeded(lambda: pipeline.reference(wanted.source, wanted.layer, wanted.sizes))
 
     def compiled(order: str) -> Layer:
         chunks = chunk if order == "chunked" else None

@@ -145,7 +145,8 @@ def _masked(writer: Writer, ops: Operands, place: int) -> Kernel:
     """A contraction by the Triton kernels. Operands that are inputs go in as they came; a result that other nodes read
     is brought to the computing type."""
     graph, problem = writer.graph, ops.problem
-    made = masked.kernel(ops, f"contraction{place}", f"Contraction {place}: chunked, by Triton kernels.", _local_sizes(writer, ops))
+    title = f"Contraction {place}: chunked, by Triton kernels."
+    made = masked.kernel(ops, f"contraction{place}", title, _local_sizes(writer, ops))
     factors = {op.node for op in (*ops.readers, *ops.writers)}
     arguments = [writer.given(op.node) if op.node in factors else writer.values[op.node].text for op in ops.all()]
     histories = [writer.history(op.node) for op in ops.remembered()]

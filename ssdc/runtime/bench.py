@@ -1,8 +1,9 @@
-"""Times of masked contractions with one gate a head, beside libraries that have the same operation, where they are installed.
+"""Times of masked contractions with one gate a head, beside libraries that have the same operation, where they are
+installed.
 
-In: the sizes of a contraction (`Shape`), or a layer that holds one. Out: rows of medians, in milliseconds, each with its error
-against float64. All rows of a call are measured in one process on the same random operands. A library that is missing or that
-fails gives a row that says so. Nothing is chosen by what is measured here.
+In: the sizes of a contraction (`Shape`), or a layer that holds one. Out: rows of medians, in milliseconds, each with
+its error against float64. All rows of a call are measured in one process on the same random operands. A library that
+is missing or that fails gives a row that says so. Nothing is chosen by what is measured here.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.module import Layer
 
 CHECKED = 1024
-"""Positions, of the first batch entry and head, whose output and query gradient are compared with float64: they depend on no
-later ones."""
+"""Positions, of the first batch entry and head, whose output and query gradient are compared with float64: they
+depend on no later ones."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A contraction: query and key [batch, length, groups, states], value [batch, length, heads, columns]; the gate is none,
-    constant or varying; `scale` multiplies each value."""
+    """A contraction: query and key [batch, length, groups, states], value [batch, length, heads, columns]; the gate
+    is none, constant or varying; `scale` multiplies each value."""
 
     batch: int
     length: int
@@ -63,7 +64,9 @@ Contraction = Callable[[Mapping[str, Any]], Tensor]
 
 
 def _ours(given: Mapping[str, Any]) -> Tensor:
-    return masked(given["query"], given["key"], given["value"], given["gate"], None, given["scale"], None, given["heads"], False)[0]
+    return masked(
+        given["query"], given["key"], given["value"], given["gate"], None, given["scale"], None, given["heads"], False
+    )[0]
 
 
 def _linear(given: Mapping[str, Any]) -> Tensor:
@@ -73,7 +76,9 @@ def _linear(given: Mapping[str, Any]) -> Tensor:
 
 
 def _retention(given: Mapping[str, Any]) -> Tensor:
-    y: Tensor = importlib.import_module("fla.ops.retention").chunk_retention(given["query"], given["key"], given["value"], scale=1.0)[0]
+    y: Tensor = importlib.import_module("fla.ops.retention").chunk_retention(
+        given["query"], given["key"], given["value"], scale=1.0
+    )[0]
     return y
 
 
@@ -120,8 +125,11 @@ def compare(shape: Shape, *, dtype: torch.dtype = torch.bfloat16, device: str = 
 
 
 def compare_layer(layer: Layer, **sizes: int) -> tuple[Row, ...]:
-    """Rows for the first contraction of a layer that the kernels serve, at a call's sizes. Raises ValueError where none is."""
-    return compare(shape_of(layer, **sizes), device=str(next(iter(layer.parameters()), torch.empty(0, device="cuda")).device))
+    """Rows for the first contraction of a layer that the kernels serve, at a call's sizes. Raises ValueError where
+    none is."""
+    return compare(
+        shape_of(layer, **sizes), device=str(next(iter(layer.parameters()), torch.empty(0, device="cuda")).device)
+    )
 
 
 def shape_of(layer: Layer, **sizes: int) -> Shape:
@@ -138,7 +146,7 @@ def shape_of(layer: Layer, **sizes: int) -> Shape:
             shared = [axis for axis in heads if all(axis not in op.axes for op in ops.readers)]
             gated = [*ops.logs, *ops.exclusive_logs]
             timed = any(choice.problem.time in op.axes for op in gated) or bool(ops.documents)
-            flat = set((*found.batch, choice.problem.time))
+            flat = {*found.batch, choice.problem.time}
             return Shape(
                 count(lead), choice.problem.length, count(heads), count(found.inner), count(found.outer),
                 count(heads) // count(tuple(shared)), "varying" if timed else "constant" if gated else "none",
@@ -185,7 +193,11 @@ def _exact(shape: Shape, given: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         gate = given["gate"]
         logs = torch.zeros(length, device=query.device, dtype=torch.float64)
         if gate is not None:
-            logs = gate.detach()[head].double().expand(length) if gate.ndim == 1 else gate.detach()[0, :length, head].double()
+            logs = (
+                gate.detach()[head].double().expand(length)
+                if gate.ndim == 1
+                else gate.detach()[0, :length, head].double()
+            )
         sums = logs.cumsum(0)
         mask = torch.where(places[:, None] >= places, sums[:, None] - sums, -torch.inf).exp()
         if given["scale"] is not None:

@@ -137,9 +137,7 @@ def _steps(layer: Layer, reference: Reference, batch: int, length: int) -> float
     rows: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for t in range(length):
-            now = {
-                name: x if (dim := layer.time_of(name)) is None else x.select(dim, t) for name, x in inputs.items()
-            }
+            now = {name: x if (dim := layer.time_of(name)) is None else x.select(dim, t) for name, x in inputs.items()}
             y, state = layer.step(state, **now)
             rows.append(_several(y))
     joined = []

@@ -68,7 +68,9 @@ def usage(kernel: Kernel, capability: int) -> Usage:
 def configurations(facts: Facts) -> Iterator[Kernel]:
     """Every kernel that the cost rule can choose for some call with these facts."""
     seen = set()
-    for call in (Call(lanes, length, shared, 132) for lanes in (1, 64, 640) for length in (1, 2048, 65536) for shared in (1, 80)):
+    for call in (
+        Call(lanes, length, shared, 132) for lanes in (1, 64, 640) for length in (1, 2048, 65536) for shared in (1, 80)
+    ):
         forward = configuration.forward(facts, call)
         backward = configuration.backward(facts, call, facts.gate != "none")
         kernels = [forward.outputs]

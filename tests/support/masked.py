@@ -1,4 +1,5 @@
-"""Masked contractions with one gate a head, in float64 by the quadratic form: results, gradients and sums of magnitudes."""
+"""Masked contractions with one gate a head, in float64 by the quadratic form: results, gradients and sums of
+magnitudes."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ NAMES = ("query", "key", "value", "gate", "own", "scale", "initial")
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes and kinds of one contraction. `groups` are the heads of query, key, value (0: all); `rate` bounds gates; with `resets`,
-    half of the gates are one and some are zero."""
+    """Sizes and kinds of one contraction. `groups` are the heads of query, key, value (0: all); `rate` bounds gates;
+    with `resets`, half of the gates are one and some are zero."""
 
     batch: int = 2
     length: int = 100
@@ -86,8 +87,11 @@ def operands(case: Case, dtype: torch.dtype, seed: int = 0) -> list[Tensor | Non
     return [query, key, value, gate, own, scale, initial]
 
 
-def reference(case: Case, given: list[Tensor | None], grad: Tensor, grad_final: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Output, last state and the gradients of the given operands in float64, and for each the sum of its terms' magnitudes."""
+def reference(
+    case: Case, given: list[Tensor | None], grad: Tensor, grad_final: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Output, last state and the gradients of the given operands in float64, and for each the sum of its terms'
+    magnitudes."""
     exact = _evaluated(case, given, grad, grad_final, lambda x: x)
     return exact, _evaluated(case, given, grad, grad_final, torch.abs)
 
@@ -119,7 +123,13 @@ def _quadratic(case: Case, magnitude: bool, query, key, value, gate, own, scale,
     sums = torch.where(after, gates.unsqueeze(-1), 0.0).cumsum(-2)
     enter = gates.cumsum(-1)
     if case.strict:
-        mine = gates if case.own == "gate" else torch.zeros(shape, dtype=torch.float64) if own is None else own.transpose(1, 2)
+        mine = (
+            gates
+            if case.own == "gate"
+            else torch.zeros(shape, dtype=torch.float64)
+            if own is None
+            else own.transpose(1, 2)
+        )
         sums = torch.cat([torch.zeros_like(sums[..., :1, :]), sums[..., :-1, :]], -2) + mine.unsqueeze(-1)
         enter = torch.cat([torch.zeros_like(enter[..., :1]), enter[..., :-1]], -1) + mine
     keep = after if case.strict else place[:, None] >= place[None, :]
@@ -138,7 +148,8 @@ def _quadratic(case: Case, magnitude: bool, query, key, value, gate, own, scale,
 
 
 def units(found: list[Tensor], exact: list[Tensor], magnitude: list[Tensor], unit: float) -> list[float]:
-    """The largest error of each tensor over unit * magnitude, to which underflow adds the least normal number; infinite for NaN."""
+    """The largest error of each tensor over unit * magnitude, to which underflow adds the least normal number;
+    infinite for NaN."""
     worst = []
     for x, y, m in zip(found, exact, magnitude, strict=True):
         error = (x.detach().double().cpu() - y).abs()

@@ -1,4 +1,5 @@
-"""Runs kernels in Triton's interpreter (a process of its own: it is switched on before Triton is imported), and prints errors.
+"""Runs kernels in Triton's interpreter (a process of its own: it is switched on before Triton is imported), and
+prints errors.
 
 Arguments: nothing. Output: one JSON object, from case and form to the errors in units of u * sum|terms|.
 """
@@ -28,7 +29,9 @@ def gradients(case: Case, form: str, segments: int) -> list[float]:
     backward = partial(configuration.backward, segments=segments)
     with patch.object(configuration, "forward", forward), patch.object(configuration, "backward", backward):
         query, key, value, gate, own, scale, initial = leaves
-        y, final = masked(query, key, value, gate, "gate" if case.own == "gate" else own, scale, initial, case.heads, case.strict)
+        y, final = masked(
+            query, key, value, gate, "gate" if case.own == "gate" else own, scale, initial, case.heads, case.strict
+        )
         torch.autograd.backward((y, final), (grad, grad_final))
     return units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, 2.0**-24)
 
@@ -36,9 +39,13 @@ def gradients(case: Case, form: str, segments: int) -> list[float]:
 def step(case: Case) -> list[float]:
     given = operands(case, torch.float32)
     one = [x[:, 0] if x is not None and x.ndim > 1 and k < 6 else x for k, x in enumerate(given)]
-    exact, magnitude = reference(case, given, torch.zeros(case.batch, 1, case.heads, case.columns), torch.zeros_like(given[6]))
+    exact, magnitude = reference(
+        case, given, torch.zeros(case.batch, 1, case.heads, case.columns), torch.zeros_like(given[6])
+    )
     query, key, value, gate, own, scale, state = one
-    y, after = masked_step(query, key, value, gate, "gate" if case.own == "gate" else own, scale, state, case.heads, case.strict)
+    y, after = masked_step(
+        query, key, value, gate, "gate" if case.own == "gate" else own, scale, state, case.heads, case.strict
+    )
     return units([y.unsqueeze(1), after], exact[:2], magnitude[:2], 2.0**-24)
 
 

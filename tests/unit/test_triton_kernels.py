@@ -1,4 +1,5 @@
-"""The Triton kernels without a GPU: values in the interpreter, cubins of every configuration, the operators' contracts."""
+"""The Triton kernels without a GPU: values in the interpreter, cubins of every configuration, the operators'
+contracts."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ from tests.support.masked import Case, operands, reference, units
 
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = 16
-SPILL = 64
-"""Bytes of local memory a thread: what a few addresses take."""
+SPILL = 128
+"""Bytes of local memory a thread, 32 numbers: `walk` and shared `values` use every register and up to 72 (Triton 3.6)
+or 112 (3.9) bytes besides; tiles that need none were slower. A tile that does not fit takes thousands."""
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
@@ -30,7 +32,9 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 def test_interpreted_kernels_agree_with_the_quadratic_form() -> None:
     """Every case, form, gradient and step in float32: within 16 u sum|terms| of float64, element by element."""
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", "tests.support.run_masked"], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.run_masked"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
     assert len(found) > 40
@@ -62,9 +66,12 @@ FACTS = [
 
 @needs_triton
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("facts", FACTS, ids=lambda f: f"{f.dtype}-{f.states}x{f.columns}-{f.gate}{'-strict' * f.strict}")
-def test_every_configuration_compiles_without_spills(facts: Facts, capability: int) -> None:
-    """Shared memory within limits and, on the target that the tiles are made for, no spills, for all that can be chosen."""
+@pytest.mark.parametrize(
+    "facts", FACTS, ids=lambda f: f"{f.dtype}-{f.states}x{f.columns}-{f.gate}{'-strict' * f.strict}"
+)
+def test_every_configuration_compiles_and_fits(facts: Facts, capability: int) -> None:
+    """Shared memory within limits and, on the target that the tiles are made for, registers too, for all that can be
+    chosen."""
     from tests.support.cubins import SHARED, configurations, usage
 
     for kernel in configurations(facts):
@@ -107,7 +114,9 @@ def test_fakes_have_the_shapes_of_results_and_shapes_are_checked() -> None:
         assert final.shape == (2, 6, 24, 40) and final.dtype == torch.float32
         (found,) = torch.autograd.grad(y.float().sum() + final.sum(), (gate,))
         assert found.shape == gate.shape
-        one, after = module.masked_step(query[:, 0], query[:, 0], value[:, 0], None, None, None, final.detach(), 6, False)
+        one, after = module.masked_step(
+            query[:, 0], query[:, 0], value[:, 0], None, None, None, final.detach(), 6, False
+        )
         assert one.shape == (2, 6, 40) and after.shape == final.shape
     query, value = torch.zeros(2, 9, 3, 24), torch.zeros(2, 9, 6, 40)
     with pytest.raises(ValueError, match="multiple"):

@@ -1,7 +1,8 @@
 """The cost rule: facts and sizes of a call -> which kernels run, with which tiles. Nothing is timed.
 
-Forward, three forms: `walk` (one pass, state in registers), `segments` (states of segments first, then the walk of each), and
-`parallel` (the state before every chunk in memory, then all chunks side by side). Backward is always parallel over chunks.
+Forward, three forms: `walk` (one pass, state in registers), `segments` (states of segments first, then the walk of
+each), and `parallel` (the state before every chunk in memory, then all chunks side by side). Backward is always
+parallel over chunks.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ WALK_SLOTS, STATES_SLOTS = 2, 3
 
 @dataclass(frozen=True)
 class Call:
-    """What a call's sizes are to the rule: batch * heads, positions, heads that share one query and key, multiprocessors; and
-    whether a state (in the backward pass, the gradient of one) enters."""
+    """What a call's sizes are to the rule: batch * heads, positions, heads that share one query and key,
+    multiprocessors; and whether a state (in the backward pass, the gradient of one) enters."""
 
     lanes: int
     length: int
@@ -70,19 +71,18 @@ def padded(size: int, least: int = 16) -> int:
 def head(facts: Facts) -> tuple[int, int]:
     """States and value columns of a head, padded so that a row of a tile fills the 128 bytes of the widest swizzle.
 
-    On narrower rows Triton 3.6 makes wrong code for Hopper's matrix units (seen in `outputs` and `values`, 16 and 32 columns of
-    16 bits, results off by hundreds of units; the GPU tests have every pair of sizes).
+    On narrower rows Triton 3.6 makes wrong code for Hopper's matrix units (seen in `outputs` and `values`, 16 and 32
+    columns of 16 bits, results off by hundreds of units; the GPU tests have every pair of sizes).
     """
     least = 64 if facts.dtype != "float32" else 32 if facts.precision == "tf32" else 16
     return padded(facts.states, least), padded(facts.columns, least)
 
 
 def segments_for(programs: int, chunks: int, slots: int) -> int:
-    """Pieces of time that bring `programs` to the `slots` of the machine; one where three eighths are filled already, or
-    where time is so short that two more launches cost more.
+    """Pieces of time that bring `programs` to the `slots` of the machine; one where three eighths are filled already,
+    or where time is so short that two more launches cost more.
 
-    >>> segments_for(24, 256, 264), segments_for(128, 256, 264), segments_for(24, 32, 264)
-    (11, 1, 1)
+    >>> segments_for(24, 256, 264), segments_for(128, 256, 264), segments_for(24, 32, 264) (11, 1, 1)
     """
     if 8 * programs > 3 * slots or chunks < 64:
         return 1

@@ -1,8 +1,10 @@
-"""A masked contraction with one gate a head as a call of the Triton operator: operands as they lie in memory, without copies.
+"""A masked contraction with one gate a head as a call of the Triton operator: operands as they lie in memory, without
+copies.
 
-In: a contraction's operands. Out: the function that brings them to query, key [b, t, groups, n], value [b, t, groups, p], log
-gate and scale [b, t, h], calls `masked`, and brings results back. Batch axes that calls decide come first; all others are heads,
-and an operand that lacks the last of them is shared by groups of heads. Documents become gates of zero at their starts.
+In: a contraction's operands. Out: the function that brings them to query, key [b, t, groups, n], value [b, t, groups,
+p], log gate and scale [b, t, h], calls `masked`, and brings results back. Batch axes that calls decide come first;
+all others are heads, and an operand that lacks the last of them is shared by groups of heads. Documents become gates
+of zero at their starts.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     sizes = {**sizes, time: "length"}
     out = Emitter(sizes)
     layout = _Layout(out, lead, time, heads)
-    flat = set((*found.batch, time))
+    flat = {*found.batch, time}
     scales = [op for op in ops.writers if (op.text, op.axes) in found.key_operands and set(op.axes) <= flat]
     keys = [op for op in ops.writers if (op.text, op.axes) in found.key_operands and op not in scales]
     columns = [op for op in ops.writers if (op.text, op.axes) in found.value_operands]
@@ -198,9 +200,7 @@ def _gate(out: Emitter, layout: _Layout, logs: Sequence[Operand], alike: Sequenc
     return f"({out.full(value, layout.heads)}).expand({sizes}).reshape({_count(out.sizes, layout.heads)})"
 
 
-def _back(
-    out: Emitter, ops: Operands, found: Roles, lead: tuple[str, ...], heads: tuple[str, ...]
-) -> tuple[str, str]:
+def _back(out: Emitter, ops: Operands, found: Roles, lead: tuple[str, ...], heads: tuple[str, ...]) -> tuple[str, str]:
     """Statements that give `y` and `final` their axes again; the texts of the final state and of the result."""
     problem, sizes = ops.problem, out.sizes
     order = (*found.batch, *found.inner, *found.outer)

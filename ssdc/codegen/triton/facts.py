@@ -1,7 +1,7 @@
 """What the Triton templates fork on: facts of a contraction, tiles, and the context of each kernel.
 
-In: sizes and kinds, from the planner or from tensors at a call. Out: frozen contexts, which `text.source` renders. Nothing here
-knows torch or Triton.
+In: sizes and kinds, from the planner or from tensors at a call. Out: frozen contexts, which `text.source` renders.
+Nothing here knows torch or Triton.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ Template = Literal["states", "carry", "walk", "outputs", "gradients", "values", 
 class Facts:
     """A contraction: element type, sizes, gates.
 
-    `gate` is none, constant [h], or varying [b, t, h]. `own` is what a strict reader applies to the state before it: nothing,
-    the gate, or a log gate of its own. `scale` tells of a factor [b, t, h] on each value. `precision` is that of float32 dots.
+    `gate` is none, constant [h], or varying [b, t, h]. `own` is what a strict reader applies to the state before it:
+    nothing, the gate, or a log gate of its own. `scale` tells of a factor [b, t, h] on each value. `precision` is
+    that of float32 dots.
     """
 
     dtype: Element
@@ -46,14 +47,15 @@ class Facts:
     def wide(self) -> str:
         """The type of running sums of log gates within a chunk.
 
-        A difference of two errs by u times the sums, not by u times their difference: at most chunk * 173 * 2^-24 = 7e-4 in
-        float32, which 16-bit elements (u >= 5e-4) hide; float32 elements take float64 sums.
+        A difference of two errs by u times the sums, not by u times their difference: at most chunk * 173 * 2^-24 =
+        7e-4 in float32, which 16-bit elements (u >= 5e-4) hide; float32 elements take float64 sums.
         """
         return "tl.float64" if self.dtype == "float32" else "tl.float32"
 
     @property
     def floor(self) -> float:
-        """The least logarithm (base 2) of a gate: below 2^-173 a gate is zero in float32, whatever it is multiplied by."""
+        """The least logarithm (base 2) of a gate: below 2^-173 a gate is zero in float32, whatever it is multiplied
+        by."""
         return -173.0
 
     @property
@@ -85,7 +87,8 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper bounds that a load of states or of value columns needs: its size's name, or nothing where tiles fit exactly."""
+    """Upper bounds that a load of states or of value columns needs: its size's name, or nothing where tiles fit
+    exactly."""
 
     inner: str
     outer: str
@@ -120,7 +123,9 @@ class Kernel:
     @cached_property
     def limits(self) -> Limits:
         return Limits(
-            "STATES" if self.facts.states % self.tiles.inner else "", "COLUMNS" if self.facts.columns % self.tiles.outer else "")
+            "STATES" if self.facts.states % self.tiles.inner else "",
+            "COLUMNS" if self.facts.columns % self.tiles.outer else "",
+        )
 
     @property
     def whole(self) -> bool:

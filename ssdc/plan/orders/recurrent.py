@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssdc.plan.candidate import Candidate, Pricing, Refusal
 from ssdc.plan.hardware import Hardware
 from ssdc.plan.orders.blocks import blocks
@@ -10,6 +12,8 @@ from ssdc.plan.roles import roles
 
 PASSES = 4.0
 """Over the state, at each position."""
+SLAB = 64
+"""States that are held at once."""
 
 
 def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
@@ -24,4 +28,5 @@ def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple
     length = max(1, problem.length)
     state = problem.count(problem.state)
     pricing.elementwise("positions", state * length, PASSES, launches=length)
+    pricing.parts["positions"] = replace(pricing.parts["positions"], workspace=4.0 * state * min(length, SLAB))
     return (pricing.candidate("recurrent", None, depth=length),)

@@ -1,7 +1,7 @@
 """Kernel contexts and tensors -> launches. Sources are rendered, loaded and compiled once a process.
 
-Offsets are 64-bit from the program's place on; within a tile they are 32-bit, so operands whose tile spans 2^31 elements are
-copied first (`fitting`).
+Offsets are 64-bit from the program's place on; within a tile they are 32-bit, so operands whose tile spans 2^31
+elements are copied first (`fitting`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def launch(kernel: Kernel, programs: int, operands: Mapping[str, Tensor], heads:
             if x.ndim == 4:
                 arguments.append(heads // x.shape[2])
     function(kernel)[(programs,)](
-        *arguments, *rest, num_warps=kernel.tiles.warps, num_stages=kernel.tiles.stages, enable_fp_fusion=True)
+        *arguments, *rest, num_warps=kernel.tiles.warps, num_stages=kernel.tiles.stages, enable_fp_fusion=True
+    )
 
 
 def fitting(x: Tensor) -> Tensor:
