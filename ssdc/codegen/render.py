@@ -13,7 +13,10 @@ from ssdc.graph.graph import Graph
 from ssdc.plan.planner import Plan
 from ssdc.resources import template_root
 
-IMPORTS = "from ssdc.runtime.blocks import *\nfrom ssdc.runtime.primitives import linear_scan, recurrent\nfrom ssdc.runtime.opaque import run"
+IMPORTS = """\
+from ssdc.runtime.blocks import *
+from ssdc.runtime.opaque import run
+from ssdc.runtime.primitives import linear_scan, recurrent"""
 """What generated text calls; an ejected module carries these files instead."""
 
 
