@@ -7,7 +7,9 @@ history; and the count of positions where index(t) is read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 from ssdc.graph import nodes as ir
@@ -161,3 +163,20 @@ def state_parts(graph: Graph) -> tuple[StatePart, ...]:
     ]
     counters = [Counter(POSITION)] if POSITION in graph.order else []
     return (*accumulators, *histories, *counters)
+
+
+def state_bytes(graph: Graph, part: StatePart, sizes: Mapping[str, int]) -> int:
+    """The memory of a state part for a call of these sizes: four bytes a number in float32, eight an integer.
+
+    All of the past counts the positions of that call.
+    """
+    known = {atom: size for atom, size in graph.sizes.items() if size is not None} | dict(sizes)
+    match part:
+        case Accumulator(axes=axes):
+            return 4 * prod(known[atom] for atom in axes)
+        case History(name=name, axes=axes, length=length):
+            rows = known[graph.reader] if length is None else length
+            width = {"int": 8, "bool": 1}.get(graph.nodes[name].kind, 4)
+            return width * rows * prod(known[atom] for atom in axes if atom != graph.reader)
+        case Counter():
+            return 8

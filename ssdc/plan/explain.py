@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssdc.graph.graph import Graph
-from ssdc.graph.states import Accumulator, Counter, History, grouped, not_causal, state_parts
+from ssdc.graph.states import Accumulator, Counter, History, grouped, not_causal, state_bytes, state_parts
 from ssdc.plan.candidate import Candidate
 from ssdc.plan.orders.fft import WHY_ASKED_ONLY
 from ssdc.plan.pairs import over_pairs
@@ -34,15 +34,17 @@ def _layer(graph: Graph, plan: Plan) -> list[str]:
     if reason is not None:
         return [f"  not causal, so without a state: {reason}"]
     rows = ["  causal: it has a state and can step"]
+    stacks = {name: size for choice in plan.choices.values() for name, size in choice.problem.sizes.items()}
     for part in state_parts(graph):
         match part:
             case Accumulator(name=name, axes=axes):
-                rows.append(f"    {name}: [{_axes(graph, axes)}], accumulated, float32")
+                text = f"{name}: [{_axes(graph, axes)}], accumulated, float32"
             case History(name=name, axes=axes, length=length):
                 what = "all of the past" if length is None else f"the last {length} position{'s' * (length != 1)}"
-                rows.append(f"    {name}: {what} of [{_axes(graph, axes)}]")
+                text = f"{name}: {what} of [{_axes(graph, axes)}]"
             case Counter():
-                rows.append("    the number of positions")
+                text = "the number of positions"
+        rows.append(f"    {text}, {state_bytes(graph, part, {**stacks, **plan.sizes}):,} bytes")
     return rows
 
 
