@@ -136,8 +136,10 @@ def compile(
 
     `source` is a path or text; `layer` names one of several definitions (the last is the default); `sizes` sets sizes
     by name. `order` is `auto`, `recurrent`, `quadratic`, `chunked`, `scan`, `fft` or `direct`: one name for the layer,
-    or a dict from equation to name; `chunk` fixes the chunk of chunked contractions. Parameters are made on `device` in
-    `dtype` (float32). Raises SpecError for a program with faults, OrderError for an order that it does not admit.
+    or a dict from equation to name; `chunk` fixes the chunk of chunked contractions. `backend` is `torch`, `triton`
+    (kernels where they serve, refused for a layer where they serve nothing) or `auto` (kernels on a CUDA device).
+    Parameters are made on `device` in `dtype` (float32). Raises SpecError for a program with faults, OrderError for an
+    order that it does not admit.
     """
     from ssdc.runtime.module import Layer
 

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssdc.codegen.operands import operands
 from ssdc.codegen.render import render
-from ssdc.errors import CallError
+from ssdc.codegen.triton.contraction import refusal
+from ssdc.errors import CallError, OrderError
 from ssdc.graph.graph import Graph
 from ssdc.graph.packing import pack
 from ssdc.plan.planner import Order, Plan, plan
@@ -35,7 +37,17 @@ class Programs:
         self.free = (*(atom for atom in found if atom != reader and graph.sizes.get(atom) is None), reader)
         self._packed: Graph | None = None
         self._made: dict[tuple[bool, bool, tuple[int, ...]], ModuleType] = {}
+        if backend == "triton":
+            self._insist()
         self._trace()
+
+    def _insist(self) -> None:
+        """Raises OrderError, with the reasons, where Triton's kernels serve no contraction of the layer."""
+        choices = self.plan(self.nominal()).choices.values()
+        reasons = {choice.problem.equation: refusal(operands(self.graph, choice)) for choice in choices}
+        if None not in reasons.values():
+            why = "; ".join(f"'{name}': {reason}" for name, reason in reasons.items()) or "it has no masked contraction"
+            raise OrderError(f"the Triton kernels serve nothing of {self.graph.layer} ({why}); use backend='auto'")
 
     def _trace(self) -> None:
         """The functions that every length shares while torch traces, made ahead: with torch, and with the kernels."""
