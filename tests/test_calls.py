@@ -392,6 +392,7 @@ def test_other_arguments_of_compile() -> None:
 
 def test_triton_where_its_kernels_serve_nothing() -> None:
     """Asked for by name, the kernels are not silently replaced: the reason is told for each equation."""
-    with pytest.raises(ssdc.OrderError, match="serve nothing of gla .*'y': its gates vary along states.*backend='auto'"):
+    reason = "serve nothing of gla .*'y': its gates vary along states.*backend='auto'"
+    with pytest.raises(OrderError, match=reason):
         ssdc.compile("examples/gla.ssd", sizes={"H": 2, "N": 16, "P": 16}, backend="triton")
     assert ssdc.compile("examples/ssd.ssd", sizes={"H": 2, "P": 16, "N": 16}, backend="triton") is not None
