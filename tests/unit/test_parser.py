@@ -274,10 +274,10 @@ parse(Source(open(sys.argv[1]).read()))
 print(time.process_time() - begin, "torch" in sys.modules)
 """
     root = Path(__file__).parents[2]
-    times = []
-    for _ in range(3):
+    times = [1.0]
+    while len(times) < 10 and min(times) >= 0.25:  # what else the machine does only ever adds
         command = [sys.executable, "-c", code, root / "examples" / "mamba2.ssd"]
         seconds, torch = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split()
         assert torch == "False"
         times.append(float(seconds))
-    assert min(times) < 0.25
+    assert min(times) < 0.4  # all that `ssdc check` may take

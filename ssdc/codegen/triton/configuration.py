@@ -82,7 +82,8 @@ def segments_for(programs: int, chunks: int, slots: int) -> int:
     """Pieces of time that bring `programs` to the `slots` of the machine; one where three eighths are filled already,
     or where time is so short that two more launches cost more.
 
-    >>> segments_for(24, 256, 264), segments_for(128, 256, 264), segments_for(24, 32, 264) (11, 1, 1)
+    >>> segments_for(24, 256, 264), segments_for(128, 256, 264), segments_for(24, 32, 264)
+    (11, 1, 1)
     """
     if 8 * programs > 3 * slots or chunks < 64:
         return 1
