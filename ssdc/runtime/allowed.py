@@ -12,8 +12,8 @@ import re
 from ssdc.errors import PlanError
 
 MODULES = (
-    "torch", "torch.nn", "triton", "triton.language", "ssdc.runtime.blocks", "ssdc.runtime.opaque",
-    "ssdc.runtime.primitives", "ssdc.runtime.kernels.masked",
+    "torch", "torch.nn", "triton", "triton.language", "triton.experimental", "triton.experimental.gluon", "ssdc.runtime.blocks", "ssdc.runtime.opaque",
+    "ssdc.runtime.primitives", "ssdc.runtime.kernels.masked", "ssdc.runtime.kernels.streamed",
 )  # fmt: skip
 """What generated text may import from."""
 
@@ -26,8 +26,8 @@ NODES = (
 )  # fmt: skip
 
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*\Z")
-STRING = re.compile(r"[a-zA-Z,\->.]*\Z")
-"""Strings in statements: einsum equations, `inf`, and nothing else."""
+STRING = re.compile(r"([a-zA-Z,\->.]|[0-9_;+*<])*\Z")
+"""Strings in statements: einsum equations, `inf`, the maps of operands, and nothing else."""
 
 BUILTINS = ("range", "float", "slice", "min", "max", "int", "len")
 
@@ -67,7 +67,10 @@ def _bound(node: ast.AST) -> tuple[str, ...]:
 
 def _problem(node: ast.AST, defined: set[str]) -> str | None:
     match node:
-        case ast.FunctionDef(decorator_list=[decorator, *rest]) if rest or ast.unparse(decorator) != "triton.jit":
+        case ast.FunctionDef(decorator_list=[decorator, *rest]) if rest or ast.unparse(decorator) not in (
+            "triton.jit",
+            "gluon.jit",
+        ):
             return "a decorator"
         case ast.Import(names=names) if any(alias.name not in MODULES for alias in names):
             return "an import"

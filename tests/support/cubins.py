@@ -24,7 +24,7 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024}
 
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 ELEMENTS = ("query", "key", "value", "grad", "output", "later", "d_query", "d_key", "d_value")
-NUMBERS = ("length", "span", "segments", "heads", "batches")
+NUMBERS = ("length", "span", "segments", "heads", "batches", "before", "reach", "width")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def configurations(facts: Facts) -> Iterator[Kernel]:
         kernels += [forward.sums, forward.carry] if forward.segments > 1 else []
         kernels += [forward.states] if forward.form == "parallel" else []
         kernels += [backward.sums, backward.later_sums, backward.later_carry] if backward.segments > 1 else []
+        kernels += [configuration.rows(facts)] if facts.norm is not None else []
         kernels += [backward.states, backward.later, backward.gradients, backward.values]
         for kernel in kernels:
             if kernel not in seen:

@@ -63,11 +63,11 @@ def gradients(
     return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(wanted.items(), found, strict=True)}
 
 
-def nudged(x: Tensor, draw: torch.Generator) -> Tensor:
-    """x (1 +- STEP), signs at random."""
+def nudged(x: Tensor, draw: torch.Generator, step: float = STEP) -> Tensor:
+    """x (1 +- step), signs at random."""
     if not x.is_floating_point():
         return x
-    return x * (1 + STEP * (2.0 * torch.randint(2, x.shape, generator=draw) - 1))
+    return x * (1 + step * (2.0 * torch.randint(2, x.shape, generator=draw).to(x.device) - 1))
 
 
 def conditioned(
@@ -76,18 +76,21 @@ def conditioned(
     inputs: Mapping[str, Tensor],
     weights: list[Tensor],
     dims: Mapping[str, int | None],
+    step: float = STEP,
 ) -> tuple[Gradients, Gradients]:
-    """Gradients in float64, and the condition of each element. `dims` names the time dimension of each input."""
+    """Gradients in float64, and the condition of each element. `dims` names the time dimension of each input; a `step`
+    as large as a format's rounding sees the kinks that this rounding may cross."""
     wanted = evaluate(inputs, weights)
     squares = {name: torch.zeros_like(g) for name, g in wanted.items()}
     kept = {name: parameter.data for name, parameter in module.named_parameters()}
     for seed in range(DRAWS):
         draw = torch.Generator().manual_seed(seed + 1)
         for name, parameter in module.named_parameters():
-            parameter.data = nudged(kept[name], draw)
-        moved = evaluate({k: nudged(x, draw) for k, x in inputs.items()}, [nudged(w, draw) for w in weights])
+            parameter.data = nudged(kept[name], draw, step)
+        changed = {k: nudged(x, draw, step) for k, x in inputs.items()}
+        moved = evaluate(changed, [nudged(w, draw, step) for w in weights])
         for name, g in moved.items():
-            squares[name] += ((g - wanted[name]) / STEP) ** 2
+            squares[name] += ((g - wanted[name]) / step) ** 2
     for name, parameter in module.named_parameters():
         parameter.data = kept[name]
     found = {}

@@ -22,16 +22,16 @@ FORMS = (("walk", 1), ("segments", 2), ("parallel", 1), ("parallel", 2))
 def gradients(case: Case, form: str, segments: int) -> list[float]:
     given = operands(case, torch.float32)
     grad = torch.randn(case.batch, case.length, case.heads, case.columns)
-    grad_final = torch.randn(case.batch, case.heads, case.states, case.columns)
+    grad_final = torch.randn(case.batch, case.heads, case.states, case.pitch)
     exact, magnitude = reference(case, given, grad, grad_final)
     leaves = [None if x is None else x.requires_grad_() for x in given]
     forward = partial(configuration.forward, form=form, segments=segments)
     backward = partial(configuration.backward, segments=segments)
     with patch.object(configuration, "forward", forward), patch.object(configuration, "backward", backward):
-        query, key, value, gate, own, scale, initial = leaves
-        y, final = masked(
-            query, key, value, gate, "gate" if case.own == "gate" else own, scale, initial, case.heads, case.strict
-        )
+        query, key, value, gate, own, scale, initial, skip = leaves
+        reader = "gate" if case.own == "gate" else own
+        rest = (case.heads, case.strict, skip, case.maps)
+        y, final = masked(query, key, value, gate, reader, scale, initial, *rest)
         torch.autograd.backward((y, final), (grad, grad_final))
     return units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, 2.0**-24)
 
@@ -42,10 +42,9 @@ def step(case: Case) -> list[float]:
     exact, magnitude = reference(
         case, given, torch.zeros(case.batch, 1, case.heads, case.columns), torch.zeros_like(given[6])
     )
-    query, key, value, gate, own, scale, state = one
-    y, after = masked_step(
-        query, key, value, gate, "gate" if case.own == "gate" else own, scale, state, case.heads, case.strict
-    )
+    query, key, value, gate, own, scale, state, skip = one
+    reader = "gate" if case.own == "gate" else own
+    y, after = masked_step(query, key, value, gate, reader, scale, state, case.heads, case.strict, skip, case.maps)
     return units([y.unsqueeze(1), after], exact[:2], magnitude[:2], 2.0**-24)
 
 

@@ -1,19 +1,31 @@
 """The cost rule: facts and sizes of a call -> which kernels run, with which tiles. Nothing is timed.
 
-Forward, three forms: `walk` (one pass, state in registers), `segments` (states of segments first, then the walk of
-each), and `parallel` (the state before every chunk in memory, then all chunks side by side). Backward is always
-parallel over chunks.
+Forward, five forms: `hopper` (the walk in Gluon, on Hopper GPUs wherever it serves), `recurrent` (position by position,
+state in registers), `walk` (the same chunk by chunk), `segments` (states of segments first, then the walk of each), and
+`parallel` (the state before every chunk in memory, then all chunks side by side). Backward, two: `hopper`, and
+`parallel` over chunks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from ssdc.codegen.triton import hopper
 from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
 
-Form = Literal["walk", "segments", "parallel"]
+Form = Literal["recurrent", "walk", "segments", "parallel", "hopper"]
+BackwardForm = Literal["parallel", "hopper"]
+FORMS: Mapping[str, Form | None] = {
+    "": None, "recurrent": "recurrent", "walk": "walk", "segments": "segments", "parallel": "parallel",
+    "hopper": "hopper",
+}  # fmt: skip
+"""The forms of a forward call, by what operators take for them; none where the rule chooses."""
+
+SHORT = 16
+"""The longest call that goes position by position: speculative decoding, short prefills."""
 
 WALK_SLOTS, STATES_SLOTS = 2, 3
 """Programs of the walk and of states that a multiprocessor holds at once, by their registers."""
@@ -30,6 +42,8 @@ class Call:
     processors: int
     initial: bool = True
     gradient: bool = True
+    engine: bool = False
+    """Whether the copy engine of a Hopper GPU reads the operands."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ class Backward:
     later: Kernel
     gradients: Kernel
     values: Kernel
+    form: BackwardForm = "parallel"
 
 
 def padded(size: int, least: int = 16) -> int:
@@ -126,6 +141,8 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
         if form == "parallel":
             parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
             segments = segments_for(call.lanes * parts, chunks, STATES_SLOTS * call.processors)
+        elif form == "hopper":
+            segments = _hopper_segments(facts, call, chunks)
         else:
             segments = segments_for(programs, chunks, WALK_SLOTS * call.processors) if form == "segments" else 1
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
@@ -136,15 +153,27 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
         share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
         share = share if outputs_tiles(facts, share).inner >= inner else 1
         outputs = Kernel("outputs", facts, outputs_tiles(facts, share), share=share)
+    elif form == "recurrent":
+        outputs = Kernel("recurrent", facts, step_tiles(facts), enters=enters)
     else:
         outputs = Kernel("walk", facts, walk, enters=enters)
     return Forward(form, segments, sums, states, carry, outputs)
 
 
 def _form(facts: Facts, call: Call, programs: int, chunks: int) -> Form:
+    if call.length <= SHORT:
+        return "recurrent"
+    if call.engine and hopper.fits(facts):
+        return "hopper"
     if facts.states > 128 or (facts.dtype == "float32" and facts.states > 64):
         return "parallel"
     return "walk" if segments_for(programs, chunks, WALK_SLOTS * call.processors) == 1 else "segments"
+
+
+def _hopper_segments(facts: Facts, call: Call, chunks: int) -> int:
+    """Pieces of time for Hopper's walk, of which a multiprocessor holds two, or one of more than 128 states."""
+    slots = 2 if max(facts.states, facts.columns) <= 128 else 1
+    return segments_for(call.lanes * -(-facts.columns // hopper.CHUNK), chunks, slots * call.processors)
 
 
 def walk_tiles(facts: Facts) -> Tiles:
@@ -152,7 +181,8 @@ def walk_tiles(facts: Facts) -> Tiles:
     inner, outer = head(facts)
     if facts.dtype == "float32":
         return Tiles(chunk_of(facts), inner, min(32, outer), 4 if inner <= 32 else 8, 1)
-    return Tiles(chunk_of(facts), inner, min(64, outer), 4 if inner <= 128 else 8, 2)
+    large = inner > (64 if facts.norm is not None else 128)
+    return Tiles(chunk_of(facts), inner, min(64, outer), 8 if large else 4, 2)
 
 
 def outputs_tiles(facts: Facts, share: int) -> Tiles:
@@ -185,20 +215,27 @@ def gradient_tiles(facts: Facts) -> Tiles:
 
 
 @lru_cache(maxsize=4096)
-def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None) -> Backward:
+def backward(
+    facts: Facts, call: Call, gates: bool, segments: int | None = None, form: BackwardForm | None = None
+) -> Backward:
     """The kernels of a backward call; `gates` tells whether gradients of gates are wanted."""
     chunk = chunk_of(facts)
     chunks = -(-call.length // chunk)
     inner, outer = head(facts)
     of_states = state_tiles(facts)
-    if segments is None:
+    # Beyond 128 states the walks that give gates their gradients, too, do not fit the registers.
+    walks = call.engine and hopper.fits(facts) and not (gates and max(facts.states, facts.columns) > 128)
+    form = form or ("hopper" if walks else "parallel")
+    if segments is None and form == "hopper":
+        segments = _hopper_segments(facts, call, chunks)
+    elif segments is None:
         parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
         segments = segments_for(call.lanes * parts, chunks, STATES_SLOTS * call.processors)
     share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
     carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1), enters=call.initial)
     later = replace(sums, reverse=True)
-    share = share if outer <= 64 and values_tiles(facts, share).inner >= inner else 1
+    share = share if outer <= 64 and facts.norm is None and values_tiles(facts, share).inner >= inner else 1
     return Backward(
         segments,
         sums,
@@ -209,10 +246,22 @@ def backward(facts: Facts, call: Call, gates: bool, segments: int | None = None)
         replace(later, enters=call.gradient or segments > 1, keeps="chunks"),
         Kernel("gradients", facts, gradient_tiles(facts), gates=gates),
         Kernel("values", facts, values_tiles(facts, share), share=share, gates=gates),
+        form,
     )
+
+
+def step_tiles(facts: Facts) -> Tiles:
+    """Tiles of what goes position by position: all states, and few enough columns for registers."""
+    return Tiles(16, padded(facts.states), min(32, padded(facts.columns)), 4, 1)
+
+
+@lru_cache(maxsize=4096)
+def rows(facts: Facts) -> Kernel:
+    """The kernel that prepares the gradient of a norm."""
+    return Kernel("rows", facts, Tiles(chunk_of(facts), 16, min(128, head(facts)[1]), 4, 1))
 
 
 @lru_cache(maxsize=4096)
 def step(facts: Facts) -> Kernel:
     """The kernel of one position."""
-    return Kernel("step", facts, Tiles(16, padded(facts.states), min(32, padded(facts.columns)), 4, 1))
+    return Kernel("step", facts, step_tiles(facts))

@@ -15,79 +15,134 @@ from math import prod
 from ssdc.codegen.emit import Emitter, Value
 from ssdc.codegen.kernel import Kernel, backwards, framed
 from ssdc.codegen.operands import Operand, Operands
+from ssdc.codegen.triton.maps import Chain, encoded
+from ssdc.plan.asked import KERNEL_FORMS
+from ssdc.plan.candidate import Cause, Refusal
 from ssdc.plan.hardware import CPU
 from ssdc.plan.roles import Roles, roles
 from ssdc.plan.search import search
 
 LEAST, MOST_STATES, MOST_COLUMNS = 4, 256, 1024
 """Sizes of a head that the kernels are made for: states and value columns at least, states at most, columns at most."""
+WALKED = 128
+"""States that the forms `walk` and `segments` keep in registers, at most."""
 
 
-def refusal(ops: Operands) -> str | None:
+def refusal(ops: Operands) -> Refusal | None:
     """Why the Triton kernels do not serve a contraction; None where they do."""
+    if ops.mask.width is not None or ops.mask.kernels:
+        return _no("its mask is not a recurrence", "width")
+    order = ops.choice.chosen.order
+    if ops.choice.form == "order" and order not in ("chunked", "recurrent"):
+        return _no(f"its order is fixed to {order}", "equation")
+    return unfit(ops)
+
+
+def unfit(ops: Operands) -> Refusal | None:
+    """What keeps a contraction from query, key and value with one gate a head, whatever its order; None where nothing
+    does."""
     problem, mask = ops.problem, ops.mask
-    if mask.direction == "both" or mask.width is not None or mask.kernels:
-        return "its mask is not a recurrence"
+    if ops.choice.form == "torch":
+        return _no("PyTorch is asked for, by form= or by chunk=", "equation")
+    if mask.direction == "both":
+        return _no("its mask is not causal, forwards or backwards", "mask")
     if not problem.logarithmic:
-        return "its gates are plain factors, not logarithms"
+        return _no("its gates are plain factors, not logarithms", "plain")
     if ops.exclusive_logs and not mask.strict:
-        return "its reader leaves out a gate but reads its own position"
-    if ops.choice.forced and ops.choice.chosen.order != "chunked":
-        return f"its order is fixed to {ops.choice.chosen.order}"
+        return _no("its reader leaves out a gate but reads its own position", "mask")
     if any(ops.graph.nodes[op.node].kind != "real" for op in (*ops.readers, *ops.writers)):
-        return "its operands are not real"
+        return _no("its operands are not real", "equation")
     found = roles(problem)
     if set(problem.gates) - set(found.batch):
-        return "its gates vary along states or value columns"
+        return _no("its gates vary along states or value columns", "gates")
     if not found.inner or not found.outer:
-        return "it has no state axis that readers and writers share, beside value columns"
+        return _no("it has no state axis that readers and writers share, beside value columns", "equation")
     known = ops.graph.sizes
-    axes = (*_heads(ops, found), *found.inner, *found.outer)
+    axes = (*heads_of(ops, found), *found.inner, *found.outer)
     if any(known.get(axis) is None and "+" not in axis for axis in axes):
-        return "the size of a head is known at calls only"
+        return _no("the size of a head is known at calls only", "equation")
     sizes = problem.sizes
     states, columns = prod(sizes[axis] for axis in found.inner), prod(sizes[axis] for axis in found.outer)
     if not LEAST <= states <= MOST_STATES or not LEAST <= columns <= MOST_COLUMNS:
-        return f"a head has {states} states and {columns} value columns"
+        return _no(f"a head has {states} states and {columns} value columns", "equation")
+    if ops.choice.form in ("walk", "segments") and states > WALKED:
+        return _no(f"a head has {states} states, and {ops.choice.form} keeps at most {WALKED} in registers", "equation")
     return None
 
 
-def _lead(ops: Operands, found: Roles) -> tuple[str, ...]:
+def _no(reason: str, cause: Cause) -> Refusal:
+    return Refusal("triton", reason, cause)
+
+
+def form_of(ops: Operands) -> str:
+    """The form that kernels are to have: as asked for, or of an order that was; empty where the cost rule chooses."""
+    choice = ops.choice
+    if choice.form in KERNEL_FORMS:
+        return choice.form
+    return "recurrent" if choice.form == "order" and choice.chosen.order == "recurrent" else ""
+
+
+def lead_of(ops: Operands, found: Roles) -> tuple[str, ...]:
     """The batch axis that calls decide, in front of all others."""
     return tuple(axis for axis in found.batch[:1] if ops.graph.sizes.get(axis) is None)
 
 
-def _heads(ops: Operands, found: Roles) -> tuple[str, ...]:
-    return (*found.batch[len(_lead(ops, found)) :], *found.rows)
+def heads_of(ops: Operands, found: Roles) -> tuple[str, ...]:
+    """The axes that make up the heads, rows last."""
+    return (*found.batch[len(lead_of(ops, found)) :], *found.rows)
+
+
+def scales(ops: Operands) -> list[Operand]:
+    """The writers that are one number a position and head."""
+    found = roles(ops.problem)
+    flat = {*found.batch, ops.problem.time}
+    return [op for op in ops.writers if (op.text, op.axes) in found.key_operands and set(op.axes) <= flat]
+
+
+def values_of(ops: Operands) -> list[Operand]:
+    """The writers whose product is the value."""
+    names = {name for name, _ in roles(ops.problem).value_operands}
+    return [op for op in ops.writers if op.text in names]
+
+
+def result_axes(ops: Operands) -> tuple[str, ...]:
+    """The axes of the result: those of the contraction, a norm's columns in place of the stack's."""
+    if not ops.columns:
+        return ops.problem.axes
+    (stacked,) = roles(ops.problem).outer
+    return tuple(one for axis in ops.problem.axes for one in (ops.columns if axis == stacked else (axis,)))
 
 
 def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kernel:
     """The function of a contraction, for `refusal(ops) is None`."""
     problem, found = ops.problem, roles(ops.problem)
-    time, lead, heads = problem.time, _lead(ops, found), _heads(ops, found)
+    time, lead, heads = problem.time, lead_of(ops, found), heads_of(ops, found)
     sizes = {**sizes, time: "length"}
     out = Emitter(sizes)
     layout = _Layout(out, lead, time, heads)
-    flat = {*found.batch, time}
-    scales = [op for op in ops.writers if (op.text, op.axes) in found.key_operands and set(op.axes) <= flat]
-    keys = [op for op in ops.writers if (op.text, op.axes) in found.key_operands and op not in scales]
-    columns = [op for op in ops.writers if (op.text, op.axes) in found.value_operands]
+    factors = scales(ops)
+    keys = [op for op in ops.writers if (op.text, op.axes) in found.key_operands and op not in factors]
+    columns, outer = values_of(ops), ops.columns or found.outer
     for label, operands, tail in (
         ("query", ops.readers, found.inner),
         ("key", keys, found.inner),
-        ("value", columns, found.outer),
+        ("value", columns, outer),
     ):
         value = _product(out, ops, operands, (*lead, time, *heads, *tail))
         out.lines.append(f"{label} = {layout.tensor(value, tail)}.to(element)")
-    if scales:
-        value = _product(out, ops, scales, (*lead, time, *heads))
+    maps = encoded(tuple(chain_of(ops, operands) for operands in (ops.readers, keys, columns)), ops.norm)
+    if factors:
+        value = _product(out, ops, factors, (*lead, time, *heads))
         out.lines.append(f"scale = {layout.numbers(value)}")
     prepare = tuple(out.lines)
     out.lines.clear()
     own = _gates(out, ops, layout)
     gates = tuple(out.lines)
     out.lines.clear()
-    final, result = _back(out, ops, found, lead, heads)
+    final = _final(out, ops, found, heads)
+    last = tuple(out.lines)
+    out.lines.clear()
+    result = _result(out, ops, found, lead, heads)
     order = (*found.batch, *found.inner, *found.outer)
     shape = [sizes[lead[0]] if lead else "1", _count(sizes, heads[: len(heads) - len(found.rows)])]
     initial = f"{out.full(Value('state', problem.state), order)}.reshape({', '.join(shape)}, "
@@ -100,10 +155,13 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
         name,
         title,
         sizes,
-        {"prepare": prepare, "gates": gates, "back": tuple(out.lines)},
+        {"prepare": prepare, "gates": gates, "final": last, "back": tuple(out.lines)},
         initial=initial,
         own=own,
-        scale="scale" if scales else "None",
+        scale="scale" if factors else "None",
+        skip=f", skip={_skip(out, ops, heads, found.outer)}" if ops.skip else "",
+        maps=f', maps="{maps}"' if maps else "",
+        form=f', form="{form}"' if (form := form_of(ops)) else "",
         heads=_count(sizes, heads),
         strict=problem.mask.strict,
         final=final,
@@ -149,6 +207,23 @@ def _product(out: Emitter, ops: Operands, operands: Sequence[Operand], axes: Seq
         return operands[0].value
     path = search(tuple((op.text, op.axes) for op in operands), wanted, ops.problem.sizes, CPU)
     return out.path(path, {op.text: op.value for op in operands}, wanted)
+
+
+def chain_of(ops: Operands, operands: Sequence[Operand]) -> Chain:
+    """The function that kernels apply to an operand."""
+    return ops.maps.get(operands[0].text, ()) if len(operands) == 1 else ()
+
+
+def _skip(out: Emitter, ops: Operands, heads: tuple[str, ...], outer: tuple[str, ...]) -> str:
+    """The factor of the values that outputs add: [heads], or [heads, columns] where it varies with them."""
+    (factor,) = ops.skip
+    axes = (*heads, *outer) if set(factor.axes) & set(outer) else heads
+    sizes = ", ".join(out.sizes[axis] for axis in axes) or "1"
+    shape = _count(out.sizes, heads) + (f", {_count(out.sizes, outer)}" if axes != heads else "")
+    text = out.full(factor.value, axes)
+    if set(axes) != set(factor.axes) or not axes:
+        text += f".expand({sizes})"
+    return f"{text}.reshape({shape})" if len(axes) != 1 + (axes != heads) else text
 
 
 def _gates(out: Emitter, ops: Operands, layout: _Layout) -> str:
@@ -200,20 +275,26 @@ def _gate(out: Emitter, layout: _Layout, logs: Sequence[Operand], alike: Sequenc
     return f"({out.full(value, layout.heads)}).expand({sizes}).reshape({_count(out.sizes, layout.heads)})"
 
 
-def _back(out: Emitter, ops: Operands, found: Roles, lead: tuple[str, ...], heads: tuple[str, ...]) -> tuple[str, str]:
-    """Statements that give `y` and `final` their axes again; the texts of the final state and of the result."""
-    problem, sizes = ops.problem, out.sizes
+def _final(out: Emitter, ops: Operands, found: Roles, heads: tuple[str, ...]) -> str:
+    """Statements that give `final` its axes again; the text of the final state."""
+    sizes = out.sizes
     order = (*found.batch, *found.inner, *found.outer)
     if found.rows:
         own = _count(sizes, heads[: len(heads) - len(found.rows)])
         out.lines.append(f"final = final.unflatten(1, ({own}, {_count(sizes, found.rows)})).select(2, 0)")
     out.lines.append(f"final = final.reshape(({', '.join(sizes[axis] for axis in order)},))")
-    axes = (*lead, problem.time, *heads, *found.outer)
+    return out.full(Value("final", order), ops.problem.state)
+
+
+def _result(out: Emitter, ops: Operands, found: Roles, lead: tuple[str, ...], heads: tuple[str, ...]) -> str:
+    """Statements that give `y` its axes again; the text of the result."""
+    problem, sizes = ops.problem, out.sizes
+    axes = (*lead, problem.time, *heads, *(ops.columns or found.outer))
     out.lines.append(f"y = y.reshape(({', '.join(sizes[axis] for axis in axes)},))")
-    result = out.full(Value("y", axes), problem.axes)
+    result = out.full(Value("y", axes), result_axes(ops))
     if backwards(ops):
         result += f".flip({problem.axes.index(problem.time)})"
-    return out.full(Value("final", order), problem.state), result
+    return result
 
 
 def _count(sizes: Mapping[str, str], axes: Sequence[str]) -> str:

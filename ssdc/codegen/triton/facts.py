@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from math import prod
 from typing import Literal
+
+from ssdc.codegen.triton.maps import Chain
 
 Gate = Literal["none", "constant", "varying"]
 Own = Literal["none", "gate", "varying"]
+Skip = Literal["none", "head", "column"]
 Element = Literal["float32", "bfloat16", "float16"]
-Template = Literal["states", "carry", "walk", "outputs", "gradients", "values", "step"]
+Template = Literal[
+    "states", "carry", "walk", "outputs", "rows", "gradients", "values", "step",
+    "recurrent", "streamed", "streamed_gates",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,9 @@ class Facts:
 
     `gate` is none, constant [h], or varying [b, t, h]. `own` is what a strict reader applies to the state before it:
     nothing, the gate, or a log gate of its own. `scale` tells of a factor [b, t, h] on each value. `precision` is
-    that of float32 dots.
+    that of float32 dots. `skip` tells of a factor [h] or [h, p] whose product with the value is added to the output.
+    `maps` are functions of query, key and value, applied to what lies in memory. With a `norm`, outputs are divided by
+    that function of their row sums (of the result for values of one), and a state has one more column, of those.
     """
 
     dtype: Element
@@ -33,6 +42,33 @@ class Facts:
     own: Own = "none"
     scale: bool = False
     precision: Literal["ieee", "tf32"] = "ieee"
+    skip: Skip = "none"
+    maps: tuple[Chain, Chain, Chain] = ((), (), ())
+    norm: Chain | None = None
+
+    @cached_property
+    def factor(self) -> float:
+        """The number that the query's map ends with as a factor: scores are multiplied by it, not tiles."""
+        trailing = self.maps[0][self._plain_steps :]
+        return prod(float(step[1:]) for step in trailing)
+
+    @cached_property
+    def _plain_steps(self) -> int:
+        """The steps of the query's map before its last factors."""
+        steps = self.maps[0]
+        return max((place + 1 for place, step in enumerate(steps) if not step.startswith("*")), default=0)
+
+    @cached_property
+    def tile_maps(self) -> dict[str, Chain]:
+        """The functions that tiles are loaded through, by operand."""
+        query, key, value = self.maps
+        chains = {"query": query[: self._plain_steps], "key": key, "value": value}
+        return {name: steps for name, steps in chains.items() if steps}
+
+    @property
+    def pitch(self) -> int:
+        """The columns of a state."""
+        return self.columns + (self.norm is not None)
 
     @property
     def element(self) -> str:
@@ -132,21 +168,30 @@ class Kernel:
         """Whether one tile holds all states, so that scores are complete."""
         return self.tiles.inner >= self.facts.states
 
+    @property
+    def valued(self) -> bool:
+        """Whether the gradient of values reads values: for that of a factor, a gate or a map."""
+        facts = self.facts
+        gates = self.gates and facts.gate != "none"
+        return facts.scale or gates or facts.skip != "none" or "value" in facts.tile_maps
+
     @cached_property
     def operands(self) -> tuple[str, ...]:
         """The operands with strides, in the order of the kernel's parameters."""
-        timed = self.facts.gates
+        timed, skip = self.facts.gates, () if self.facts.skip == "none" else ("skip",)
+        late = () if self.facts.norm is None else ("inverse", "push")
         match self.template:
             case "states":
                 pair = ("query", "grad") if self.reverse else ("key", "value")
                 drop = {"scale"} if self.reverse else {"own"}
-                return (*pair, *(name for name in timed if name not in drop))
+                return (*pair, *(name for name in timed if name not in drop), *(late if self.reverse else ()))
+            case "rows":
+                return ("grad", "output")
             case "gradients":
-                return ("query", "key", "value", "grad", *timed)
+                return ("query", "key", "value", "grad", *timed, *late)
             case "values":
-                needed = self.facts.scale or (self.gates and self.facts.gate != "none")
-                return ("query", "key", *(("value",) if needed else ()), "grad", *timed)
+                return ("query", "key", *(("value",) if self.valued else ()), "grad", *timed, *late, *skip)
             case "carry":
                 return ()
             case _:
-                return ("query", "key", "value", *timed)
+                return ("query", "key", "value", *timed, *skip)

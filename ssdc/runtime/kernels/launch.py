@@ -48,7 +48,9 @@ def launch(kernel: Kernel, programs: int, operands: Mapping[str, Tensor], heads:
     for name in kernel.operands:
         x = operands[name]
         arguments.append(x)
-        if x.ndim == 1:
+        if name == "skip":
+            arguments += x.stride()
+        elif x.ndim == 1:
             arguments += (0, 0, x.stride(0))
         else:
             arguments += x.stride()

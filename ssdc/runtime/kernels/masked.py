@@ -1,12 +1,14 @@
 """Masked contractions with one gate a head, by Triton kernels: `masked` and `masked_step`.
 
-    S[t] = exp(gate[t]) * S[t-1] + scale[t] * key[t] value[t]^T,    y[t] = query[t] S[t]
+    S[t] = exp(gate[t]) * S[t-1] + scale[t] * key[t] value[t]^T,    y[t] = query[t] S[t] + skip * value[t]
 
 In: query and key [b, t, g, n], value [b, t, v, p] (g and v divide the heads: head h reads entry h // (heads / g)),
-log gate [b, t, h], [h] or none, scale [b, t, h] or none, initial state [b, h, n, p] or none; 16- or 32-bit floats for
-query, key and value, float32 for the rest. Strict: y[t] = query[t] (exp(own[t]) * S[t-1]), where `own` is none, the
-gate itself, or a log gate. Out: y [b, t, h, p] in the type of the value and the last state in float32, new and
-contiguous.
+log gate [b, t, h], [h] or none, scale [b, t, h] or none, initial state [b, h, n, p] or none, skip [h], [h, p] or none;
+16- or 32-bit floats for query, key and value, any float for the rest. `maps` are functions of query, key and value
+that the kernels apply first (`ssdc.codegen.triton.maps`); a fourth is a norm: y is divided by that function of its row
+sum (what values of one would give), and states have one more column, of those. Strict: y[t] = query[t] (exp(own[t]) *
+S[t-1]), where `own` is none, the gate itself, or a log gate. Out: y [b, t, h, p] in the type of the value and the last
+state in float32, new and contiguous.
 
 Both are torch operators with fakes; `masked` has a gradient (a second operator), for all but a second derivative. No
 host synchronisation, no atomics: two runs give the same bits, and a CUDA graph can hold them.
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ssdc.runtime.kernels.passes import OWN, backward_pass, forward_pass, gradient_tensors, step_pass
+from ssdc.codegen.triton.maps import normed
+from ssdc.runtime.kernels.passes import OWN, backward_pass, forward_pass, gradient_tensors, result_tensors, step_pass
 
 
 def masked(
@@ -34,13 +37,17 @@ def masked(
     initial: Tensor | None,
     heads: int,
     strict: bool,
+    skip: Tensor | None = None,
+    maps: str = "",
+    form: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """Outputs and last state (see the module). `own` is "gate" for a strict reader that applies the gate itself.
+    """Outputs and last state (see the module). `own` is "gate" for a strict reader that applies the gate itself;
+    `form` is that of the forward pass, where the cost rule is not to choose (`ssdc.codegen.triton.configuration`).
 
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
-    _refuse_tangents(query, key, value, gate, scale, initial)
-    if query.shape[1] == 1 and initial is not None and not _learns(query, key, value, gate, own, scale, initial):
+    _refuse_tangents(query, key, value, gate, scale, initial, skip)
+    if query.shape[1] == 1 and initial is not None and not _learns(query, key, value, gate, own, scale, initial, skip):
         y, final = masked_step(
             query.squeeze(1),
             key.squeeze(1),
@@ -51,15 +58,17 @@ def masked(
             initial,
             heads,
             strict,
+            skip,
+            maps,
         )
         return y.unsqueeze(1), final
     kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale, initial)
-    if _plain(given):
-        run: Callable[..., tuple[Tensor, Tensor]] = _Masked.apply if _learns(*given) else forward_pass
-        y, final = run(*given, heads, strict, kind)
+    if _plain((*given, skip)):
+        run: Callable[..., tuple[Tensor, ...]] = _Masked.apply if _learns(*given, skip) else forward_pass
+        y, final, _ = run(*given, heads, strict, kind, skip, maps, form)
     else:
-        y, final = torch.ops.ssdc.masked(*given, heads, strict, kind)
+        y, final, _ = torch.ops.ssdc.masked(*given, heads, strict, kind, skip, maps, form)
     return y, final
 
 
@@ -73,12 +82,15 @@ def masked_step(
     state: Tensor,
     heads: int,
     strict: bool,
+    skip: Tensor | None = None,
+    maps: str = "",
 ) -> tuple[Tensor, Tensor]:
     """One position, in one launch and without a gradient: query and key [b, g, n], value [b, v, p], gates [b, h] or
     [h], state [b, h, n, p]; output [b, h, p] and the state after it."""
     kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale, state)
-    y, after = (step_pass if _plain(given) else torch.ops.ssdc.masked_step)(*given, heads, strict, kind)
+    run = step_pass if _plain((*given, skip)) else torch.ops.ssdc.masked_step
+    y, after = run(*given, heads, strict, kind, skip, maps)
     return y, after
 
 
@@ -108,12 +120,14 @@ def _refuse_tangents(*tensors: Tensor | None) -> None:
 # ---- forward ---------------------------------------------------------------------------------------------------------
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? gate, Tensor? own, Tensor? scale"
+_REST = 'Tensor? skip=None, str maps=""'
 
 
 @torch.library.custom_op(
     "ssdc::masked",
     mutates_args=(),
-    schema=f"({_INPUTS}, Tensor? initial, int heads, bool strict, int kind) -> (Tensor, Tensor)",
+    schema=f"({_INPUTS}, Tensor? initial, int heads, bool strict, int kind, "
+    f'{_REST}, str form="") -> (Tensor, Tensor, Tensor)',
 )
 def _masked(
     query: Tensor,
@@ -126,8 +140,11 @@ def _masked(
     heads: int,
     strict: bool,
     kind: int,
-) -> tuple[Tensor, Tensor]:
-    return forward_pass(query, key, value, gate, own, scale, initial, heads, strict, kind)
+    skip: Tensor | None = None,
+    maps: str = "",
+    form: str = "",
+) -> tuple[Tensor, Tensor, Tensor]:
+    return forward_pass(query, key, value, gate, own, scale, initial, heads, strict, kind, skip, maps, form)
 
 
 @_masked.register_fake
@@ -142,12 +159,11 @@ def _(
     heads: int,
     strict: bool,
     kind: int,
-) -> tuple[Tensor, Tensor]:
-    batch, length, _, states = query.shape
-    columns = value.shape[-1]
-    return value.new_empty((batch, length, heads, columns)), value.new_empty(
-        (batch, heads, states, columns), dtype=torch.float32
-    )
+    skip: Tensor | None = None,
+    maps: str = "",
+    form: str = "",
+) -> tuple[Tensor, Tensor, Tensor]:
+    return result_tensors(query, value, heads, normed(maps))
 
 
 # ---- backward --------------------------------------------------------------------------------------------------------
@@ -156,8 +172,9 @@ def _(
 @torch.library.custom_op(
     "ssdc::masked_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, Tensor grad_final, {_INPUTS}, Tensor? initial, int heads, bool strict, int kind, bool gates)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, Tensor grad_final, {_INPUTS}, Tensor? initial, int heads, bool strict, int kind, "
+    f"bool gates, {_REST}, Tensor? output=None, Tensor? sums=None) "
+    f"-> ({', '.join(['Tensor'] * 8)})",
 )
 def _masked_backward(
     grad: Tensor,
@@ -173,8 +190,13 @@ def _masked_backward(
     strict: bool,
     kind: int,
     gates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return backward_pass(grad, grad_final, query, key, value, gate, own, scale, initial, heads, strict, kind, gates)
+    skip: Tensor | None = None,
+    maps: str = "",
+    output: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    given = (query, key, value, gate, own, scale, initial)
+    return backward_pass(grad, grad_final, *given, heads, strict, kind, gates, skip, maps, output, sums)
 
 
 @_masked_backward.register_fake
@@ -192,23 +214,35 @@ def _(
     strict: bool,
     kind: int,
     gates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates)
+    skip: Tensor | None = None,
+    maps: str = "",
+    output: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    return gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates, skip)
 
 
-def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.heads, ctx.strict, ctx.kind = inputs
-    ctx.save_for_backward(*tensors)
+def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.heads, ctx.strict, ctx.kind, skip, ctx.maps, _ = inputs
+    y, _, sums = output
+    norm = normed(ctx.maps)
+    ctx.save_for_backward(*tensors, skip, y if norm else None, sums if norm else None)
 
 
-def _backward(ctx: Any, grad: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    gates = any(ctx.needs_input_grad[3:5])
-    found = torch.ops.ssdc.masked_backward(grad, grad_final, *saved, ctx.heads, ctx.strict, ctx.kind, gates)
-    wanted = [
-        None if x is None or not needs else g for x, needs, g in zip(saved, ctx.needs_input_grad, found, strict=False)
-    ]
-    return (*wanted, None, None, None)
+def _backward(ctx: Any, grad: Tensor, grad_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, torch.ops.ssdc.masked_backward, grad, grad_final)
+
+
+def _gradients(
+    ctx: Any, run: Callable[..., tuple[Tensor, ...]], grad: Tensor, grad_final: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Gradients of every argument of `masked`, None where none is due."""
+    *tensors, skip, y, sums = ctx.saved_tensors
+    given = len(ctx.needs_input_grad)  # torch leaves out the last arguments that are as by default
+    needs = (*ctx.needs_input_grad, False, False, False)
+    found = run(grad, grad_final, *tensors, ctx.heads, ctx.strict, ctx.kind, any(needs[3:5]), skip, ctx.maps, y, sums)
+    wanted = [None if x is None or not need else g for x, need, g in zip(tensors, needs, found, strict=False)]
+    return (*wanted, None, None, None, found[7] if needs[10] else None, None, None)[:given]
 
 
 _masked.register_autograd(_backward, setup_context=_context)
@@ -218,28 +252,22 @@ class _Masked(torch.autograd.Function):
     """What the operator and its gradient do, without the operator."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        *tensors, ctx.heads, ctx.strict, ctx.kind = inputs
-        ctx.save_for_backward(*tensors)
-        return forward_pass(*inputs)
+        found = forward_pass(*inputs)
+        _context(ctx, inputs, found)
+        ctx.mark_non_differentiable(found[2])
+        return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved: tuple[Any, ...] = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor | None, grad_final: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad is None and grad_final is None:
-            return (None,) * (len(saved) + 3)
+            return (None,) * len(ctx.needs_input_grad)
         if grad is None:
-            grad = saved[2].new_zeros((*saved[2].shape[:2], ctx.heads, saved[2].shape[3]))
-        gates = any(ctx.needs_input_grad[3:5])
-        rest: tuple[Any, ...] = (ctx.heads, ctx.strict, ctx.kind, gates)
-        found = backward_pass(grad, grad_final, *saved, *rest)
-        wanted = [
-            None if x is None or not needs else g
-            for x, needs, g in zip(saved, ctx.needs_input_grad, found, strict=False)
-        ]
-        return (*wanted, None, None, None)
+            value: Tensor = ctx.saved_tensors[2]
+            grad = value.new_zeros((*value.shape[:2], ctx.heads, value.shape[3]))
+        return _gradients(ctx, backward_pass, grad, grad_final)
 
 
 # ---- one position ----------------------------------------------------------------------------------------------------
@@ -248,7 +276,7 @@ class _Masked(torch.autograd.Function):
 @torch.library.custom_op(
     "ssdc::masked_step",
     mutates_args=(),
-    schema=f"({_INPUTS}, Tensor state, int heads, bool strict, int kind) -> (Tensor, Tensor)",
+    schema=f"({_INPUTS}, Tensor state, int heads, bool strict, int kind, {_REST}) -> (Tensor, Tensor)",
 )
 def _masked_step(
     query: Tensor,
@@ -261,8 +289,10 @@ def _masked_step(
     heads: int,
     strict: bool,
     kind: int,
+    skip: Tensor | None = None,
+    maps: str = "",
 ) -> tuple[Tensor, Tensor]:
-    return step_pass(query, key, value, gate, own, scale, state, heads, strict, kind)
+    return step_pass(query, key, value, gate, own, scale, state, heads, strict, kind, skip, maps)
 
 
 @_masked_step.register_fake
@@ -277,5 +307,7 @@ def _(
     heads: int,
     strict: bool,
     kind: int,
+    skip: Tensor | None = None,
+    maps: str = "",
 ) -> tuple[Tensor, Tensor]:
     return value.new_empty((query.shape[0], heads, value.shape[-1])), state.new_empty(state.shape, dtype=torch.float32)

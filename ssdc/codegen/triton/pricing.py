@@ -1,0 +1,260 @@
+"""What the forms of the Triton kernels cost: facts and sizes of a call -> work of each kernel, and candidates.
+
+A kernel is a grid of programs, each a chain of steps over chunks: its time is that of the chain, as often as programs
+take turns on the multiprocessors, or that of what moves, whichever is longer. The longest of both kinds is the
+price; every kernel started adds its start. The constants are counts of the kernels as they are, fitted to measured
+times; a machine's figures are its profile's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import ceil
+
+from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton.configuration import STATES_SLOTS, WALK_SLOTS, Backward, Call, Form, Forward
+from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
+from ssdc.codegen.triton.hopper import Role, Walk, fits
+from ssdc.plan.candidate import Candidate, priced
+from ssdc.plan.cost import Work
+from ssdc.plan.hardware import Hardware
+
+SLOTS: Mapping[str, int] = {
+    "walk": WALK_SLOTS, "states": STATES_SLOTS, "carry": 8, "outputs": 3, "gradients": 2, "values": 2, "recurrent": 8,
+    "hopper": 2,
+}  # fmt: skip
+"""Programs of each kernel that a multiprocessor holds at once, by registers and shared memory."""
+SEGMENTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32)
+"""Pieces of time that are tried."""
+CALL, CALL_BACK = 13.0, 100.0
+"""Operations that the host's work on a call is worth, forward and backward."""
+HOPPER = 0.55
+"""Time of a step of Hopper's walk over that of the portable one: loads go ahead of it, products wait for less."""
+KEPT, PROLOGUE = 1.8, 0.8
+"""How much longer a step takes that stores a state, and the steps that reading a chunk's operands first is worth."""
+REREAD = 0.3
+"""What reading a tile again costs, as a share of reading it from memory: most of it is in cache."""
+
+
+def forms(facts: Facts, call: Call) -> tuple[Forward, ...]:
+    """Every forward configuration that may be chosen for a call."""
+    chunks = -(-call.length // configuration.chunk_of(facts))
+    admitted = _admitted(facts, call)
+    found = [configuration.forward(facts, call, form) for form in admitted]
+    for form in admitted:
+        if form in ("segments", "parallel", "hopper"):
+            pieces = [count for count in SEGMENTS[1:] if 4 * count <= chunks]
+            found += [configuration.forward(facts, call, form, count) for count in pieces]
+    return tuple(dict.fromkeys(one for one in found if one.form != "segments" or one.segments > 1))
+
+
+def _admitted(facts: Facts, call: Call) -> tuple[Form, ...]:
+    """The forms whose tiles fit: more states than the walk's registers hold go through memory, or by Hopper's walk."""
+    engine: tuple[Form, ...] = ("hopper",) if call.engine and fits(facts) else ()
+    wide = facts.states > 128 or (facts.dtype == "float32" and facts.states > 64)
+    portable: tuple[Form, ...] = ("recurrent", "parallel") if wide else ("recurrent", "walk", "segments", "parallel")
+    return (*portable, *engine)
+
+
+@lru_cache(maxsize=4096)
+def cheapest(facts: Facts, call: Call, hardware: Hardware) -> Forward:
+    """The forward configuration with the least predicted time."""
+    return min(forms(facts, call), key=lambda one: _order(candidate(facts, call, one, hardware)))
+
+
+def candidates(
+    facts: Facts, call: Call, hardware: Hardware, *, gates: bool, gradient: bool = False
+) -> tuple[Candidate, ...]:
+    """The forms of a call as candidates, cheapest first; with `gradient`, each with the backward pass."""
+    after = configuration.backward(facts, call, gates) if gradient else None
+    found = (candidate(facts, call, one, hardware, after) for one in forms(facts, call))
+    return tuple(sorted(found, key=_order))
+
+
+def _order(found: Candidate) -> tuple[float, float]:
+    """By time; where the host's work is longest for several, by the device's."""
+    return found.cost.seconds, found.cost.busy
+
+
+def candidate(
+    facts: Facts, call: Call, chosen: Forward, hardware: Hardware, after: Backward | None = None
+) -> Candidate:
+    """A configuration as a candidate, with the backward pass `after` it if there is one."""
+    parts = forward_works(facts, call, chosen, hardware)
+    parts["call"] = [Work(launches=CALL)]
+    if after is not None:
+        parts["call"].append(Work(launches=CALL_BACK))
+        parts |= {f"{name}, back": works for name, works in backward_works(facts, call, after, hardware).items()}
+    if chosen.form == "recurrent":
+        return priced(parts, hardware, "recurrent", None, {}, call.length, chosen.form)
+    chunk = configuration.chunk_of(facts)
+    depth = ceil(ceil(call.length / chunk) / chosen.segments)
+    return priced(parts, hardware, "chunked", chunk, {}, depth, chosen.form, chosen.segments)
+
+
+def forward_works(facts: Facts, call: Call, chosen: Forward, hardware: Hardware) -> dict[str, list[Work]]:
+    """The kernels of a forward call, in order."""
+    size = _Sizes(facts, call, hardware)
+    parts: dict[str, list[Work]] = {}
+    if chosen.form == "hopper":
+        if chosen.segments > 1:
+            parts["sums"] = [size.hopper("states", chosen.segments)]
+            parts["carry"] = [size.carry(chosen.carry, chosen.segments)]
+        parts["walk"] = [size.hopper("outputs", chosen.segments)]
+        return parts
+    if chosen.segments > 1 and chosen.form != "recurrent":
+        parts["sums"] = [size.states(chosen.sums, chosen.segments, kept=False)]
+        parts["carry"] = [size.carry(chosen.carry, chosen.segments)]
+    if chosen.form == "parallel":
+        parts["states"] = [size.states(chosen.states, chosen.segments, kept=True)]
+        parts["outputs"] = [size.chunkwise(chosen.outputs, products=1, states=1)]
+    elif chosen.form == "recurrent":
+        parts["recurrent"] = [size.positions(chosen.outputs)]
+    else:
+        parts["walk"] = [size.walk(chosen.outputs, chosen.segments)]
+    return parts
+
+
+def backward_works(facts: Facts, call: Call, chosen: Backward, hardware: Hardware) -> dict[str, list[Work]]:
+    """The kernels of a backward call, in order."""
+    size = _Sizes(facts, call, hardware)
+    if chosen.form == "hopper":
+        return _walked_back(facts, call, chosen, size)
+    parts: dict[str, list[Work]] = {"states": [], "later": []}
+    if chosen.segments > 1:
+        for name, sums, carry in (
+            ("states", chosen.sums, chosen.carry),
+            ("later", chosen.later_sums, chosen.later_carry),
+        ):
+            parts[name] += [size.states(sums, chosen.segments, kept=False), size.carry(carry, chosen.segments)]
+    parts["states"].append(size.states(chosen.states, chosen.segments, kept=True))
+    parts["later"].append(size.states(chosen.later, chosen.segments, kept=True))
+    parts["gradients"] = [size.chunkwise(chosen.gradients, products=3, states=2)]
+    parts["values"] = [size.chunkwise(chosen.values, products=2, states=1)]
+    return parts | size.groups()
+
+
+def _walked_back(facts: Facts, call: Call, chosen: Backward, size: _Sizes) -> dict[str, list[Work]]:
+    """The walks of a backward call on a Hopper GPU."""
+    parts: dict[str, list[Work]] = {}
+    both: tuple[tuple[Role, Kernel], ...] = (("states", chosen.carry), ("later", chosen.later_carry))
+    for role, carry in both:
+        if chosen.segments > 1:
+            parts[role] = [size.hopper(role, chosen.segments), size.carry(carry, chosen.segments)]
+    for role in WALKS_BACK:
+        parts[role] = [size.hopper(role, chosen.segments)]
+    return parts | size.groups()
+
+
+WALKS_BACK: tuple[Role, ...] = ("queries", "keys", "values")
+"""The walks that give gradients."""
+
+
+class _Sizes:
+    """The counts that works of one call share."""
+
+    def __init__(self, facts: Facts, call: Call, hardware: Hardware) -> None:
+        self.facts, self.call, self.hardware = facts, call, hardware
+        self.item = 4.0 if facts.dtype == "float32" else 2.0
+        self.chunk = configuration.chunk_of(facts)
+        self.chunks = -(-call.length // self.chunk)
+        self.inner, self.outer = configuration.head(facts)
+        self.tokens = float(call.lanes * call.length)
+
+    def walk(self, kernel: Kernel, segments: int) -> Work:
+        """One pass with the state in registers."""
+        tiles, chunk = kernel.tiles, self.chunk
+        parts = -(-self.outer // tiles.outer)
+        flops = 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + 2 * tiles.inner * tiles.outer)
+        again = 1.0 + REREAD * (parts - 1)
+        pairs = 2.0 * self.facts.states * (again / self.call.shared + REREAD * (1 - 1 / self.call.shared))
+        moved = self.item * self.tokens * (pairs + 2.0 * self.facts.columns) + 8.0 * self.tokens
+        return self._work(
+            kernel.template, kernel.tiles, self.call.lanes * segments * parts, -(-self.chunks // segments), flops, moved
+        )
+
+    def states(self, kernel: Kernel, segments: int, *, kept: bool) -> Work:
+        """States of segments, or (`kept`) of every chunk, into memory."""
+        tiles = kernel.tiles
+        rows, columns = -(-self.inner // tiles.inner), -(-self.outer // tiles.outer)
+        flops = 2.0 * self.chunk * tiles.inner * tiles.outer
+        read = self.facts.states * (1 + REREAD * (columns - 1)) / self.call.shared
+        read += self.facts.columns * (1 + REREAD * (rows - 1))
+        size = self.facts.states * self.facts.columns
+        written = (self.item * self.chunks if kept else 4.0 * segments) * self.call.lanes * size
+        moved = self.item * self.tokens * read + written + 4.0 * self.tokens
+        programs = self.call.lanes * segments * rows * columns
+        steps = -(-self.chunks // segments) * (KEPT if kept else 1.0)
+        return self._work(kernel.template, kernel.tiles, programs, steps, flops, moved, held=written)
+
+    def hopper(self, role: Role, segments: int) -> Work:
+        """One of Hopper's walks."""
+        walk = Walk(role, self.facts)
+        tiles, chunk = walk.tiles, walk.tiles.chunk
+        flops = 2.0 * chunk * (tiles.inner * tiles.outer)
+        if walk.walks:
+            flops += 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + tiles.inner * tiles.outer)
+        shared = 2.0 * self.facts.states / self.call.shared
+        rows = shared * (1 + REREAD * (walk.outers - 1)) + 2.0 * self.facts.columns
+        steps = HOPPER * ceil(ceil(self.call.length / chunk) / segments)
+        programs = self.call.lanes * segments * walk.outers
+        moved = self.item * self.tokens * (rows if walk.walks else rows / 2) + 8.0 * self.tokens
+        return self._work("hopper", tiles, programs, steps, flops, moved)
+
+    def groups(self) -> dict[str, list[Work]]:
+        """The sum of gradients over the heads that share a query and key."""
+        if self.call.shared == 1:
+            return {}
+        numbers = 2.0 * self.tokens * self.facts.states
+        return {"groups": [Work(bytes=self.item * numbers * 1.5, launches=2.0)]}
+
+    def carry(self, kernel: Kernel, segments: int) -> Work:
+        """The state that enters each segment."""
+        size = float(self.facts.states * self.facts.columns * self.call.lanes)
+        programs = self.call.lanes * -(-self.facts.states * self.facts.columns // kernel.stretch)
+        return self._work(
+            kernel.template, kernel.tiles, programs, segments, 0.0, 8.0 * size * segments, held=4.0 * size * segments
+        )
+
+    def chunkwise(self, kernel: Kernel, *, products: int, states: int) -> Work:
+        """All chunks side by side: `products` between positions and `states` read back for each tile."""
+        tiles, chunk = kernel.tiles, self.chunk
+        gradients = kernel.template == "gradients"
+        parts = -(-self.inner // tiles.inner) if gradients else -(-self.outer // tiles.outer)
+        steps = PROLOGUE + -(-self.outer // tiles.outer) if gradients else -(-self.inner // tiles.inner)
+        pair = 2.0 * chunk * chunk * (tiles.inner + tiles.outer)
+        flops = products * pair + states * 2.0 * chunk * tiles.inner * tiles.outer
+        size = float(self.facts.states * self.facts.columns * self.call.lanes * self.chunks)
+        rows = 2.0 * products * (self.facts.states / self.call.shared + self.facts.columns)
+        moved = self.item * (states * size + self.tokens * rows * (1 + REREAD * (parts - 1)))
+        programs = self.call.lanes // kernel.share * self.chunks * parts
+        return self._work(kernel.template, kernel.tiles, programs, steps * kernel.share, flops, moved)
+
+    def positions(self, kernel: Kernel) -> Work:
+        """One pass position by position."""
+        parts = -(-self.facts.columns // kernel.tiles.outer)
+        moved = self.item * 2.0 * self.tokens * (self.facts.states * parts + self.facts.columns)
+        return self._work(kernel.template, kernel.tiles, self.call.lanes * parts, self.call.length, 0.0, moved)
+
+    def _work(
+        self, template: str, tiles: Tiles, programs: float, steps: float, flops: float, moved: float, held: float = 0.0
+    ) -> Work:
+        """A grid of programs, each of `steps` steps of `flops` operations; `moved` bytes over all."""
+        rows = 2 * tiles.chunk * (tiles.inner + tiles.outer)
+        on_chip = self.item * tiles.stages * rows + 4.0 * tiles.inner * tiles.outer
+        resident = max(1, min(SLOTS[template], int(self.hardware.on_chip // on_chip)))
+        slots = resident * self.call.processors
+        turns = -(-programs // slots)
+        return Work(
+            matrix=programs * steps * flops,
+            half=self.item == 2.0,
+            bytes=moved,
+            touched=moved,
+            kernels=1.0,
+            depth=turns * steps,
+            chain=flops,
+            entries=programs * self.hardware.grain,
+            fresh=held,
+            workspace=held,
+        )
