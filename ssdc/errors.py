@@ -61,17 +61,27 @@ def render(source: Source, fault: Fault) -> str:
     Of a line longer than 160 characters the part around the fault is shown; of a span over several lines, the first.
     """
     line, column = source.position(fault.span.start)
-    before, shown, marks = _excerpt(source.line(line).rstrip("\r"), column - 1, fault.span.end - fault.span.start)
     margin = " " * len(str(line))
     rows = [
         f"{source.name}:{line}:{column}: error[{fault.code}]: {fault.text}",
         f" {margin} |",
-        f" {line} | {shown}",
-        f" {margin} | {' ' * before}{'^' * marks}",
+        *(f" {row}" for row in excerpt(source, fault.span)),
     ]
     if fault.hint:
         rows.append(f" {margin} = help: {fault.hint}")
     return "\n".join(row.rstrip() for row in rows)
+
+
+def excerpt(source: Source, span: Span) -> tuple[str, str]:
+    """The source line of a span behind its number, and the marks under it.
+
+    >>> print("\\n".join(excerpt(Source("a\\nbc def"), Span(5, 8))))
+    2 | bc def
+      |    ^^^
+    """
+    line, column = source.position(span.start)
+    before, shown, marks = _excerpt(source.line(line).rstrip("\r"), column - 1, span.end - span.start)
+    return f"{line} | {shown}", f"{' ' * len(str(line))} | {' ' * before}{'^' * marks}"
 
 
 _SHOWN, _CONTEXT = 160, 60

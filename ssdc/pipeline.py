@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdc import errors
-from ssdc.errors import DtypeError, OrderError, SpecError
+from ssdc.errors import DtypeError, OrderError, PlanError, SpecError
 from ssdc.graph.build import build
 from ssdc.graph.directions import split_directions
 from ssdc.graph.fuse import fuse
 from ssdc.graph.graph import Graph
+from ssdc.graph.members import members as find_members
+from ssdc.graph.members import own_parameters
 from ssdc.graph.scope import Scope, head_span, resolve
 from ssdc.graph.verify import verify
-from ssdc.plan.planner import ORDERINGS, Order, Plan
+from ssdc.plan.asked import Asked, Chunk, Form, Order
+from ssdc.plan.candidate import Mode
+from ssdc.plan.planner import ORDERINGS, Plan
 from ssdc.plan.planner import plan as make_plan
 from ssdc.source import Source
 from ssdc.syntax import ast
@@ -31,6 +35,7 @@ from ssdc.syntax.parser import parse
 if TYPE_CHECKING:
     import torch
 
+    from ssdc.plan.explain.data import Explanation
     from ssdc.runtime.module import Layer
     from ssdc.runtime.reference import Reference
 
@@ -72,11 +77,12 @@ def check(
     source = read(text)
     program = parse(source)
     chosen = _choose(source, program, layer)
-    faults, found = [], None
+    faults: list[errors.Fault] = []
+    found = None
     for one in program.layers:
         scope = resolve(one, sizes if one is chosen else None, lenient=lenient or one is not chosen)
         graph = build(scope, {other.name: other for other in program.layers})
-        faults.extend(scope.faults)
+        faults.extend(fault for fault in scope.faults if one is chosen or not isinstance(fault, errors.NotLowered))
         if one is chosen:
             found = (scope, graph)
     if faults:
@@ -101,9 +107,82 @@ def _choose(source: Source, program: ast.Program, name: str | None) -> ast.Layer
     raise SpecError(source, [errors.UnknownLayer(head_span(program.layers[-1]), name=name, hint=hint)])
 
 
-def plan(checked: Checked, sizes: Mapping[str, int], *, order: Order = "auto", chunk: int | None = None) -> Plan:
-    """The plan of a checked layer for a call's sizes: every per-call axis, and the reader for T."""
-    return make_plan(checked.graph, sizes, order=order, chunk=chunk)
+def members(
+    text: Text, layer: str | None = None, sizes: Mapping[str, int] | None = None
+) -> tuple[tuple[tuple[int, Checked], ...], int]:
+    """The layers that a model is made of, each with how often it holds them, and the model's own parameters.
+
+    A layer that uses no other is its own one member.
+    """
+    source = read(text)
+    program = parse(source)
+    scope = _scope(source, program, _choose(source, program, layer), sizes)
+    layers = {one.name: one for one in program.layers}
+    found = find_members(scope, layers)
+    if not found:
+        return ((1, check(source, layer, sizes, lenient=False)),), 0
+    checked = tuple((one.count, check(source, one.layer, dict(one.sizes), lenient=False)) for one in found)
+    return checked, own_parameters(scope, layers)
+
+
+def plan(
+    checked: Checked,
+    sizes: Mapping[str, int],
+    *,
+    order: Order = "auto",
+    chunk: Chunk = None,
+    form: Form = None,
+    saved: Path | None = None,
+    mode: Mode = "forward",
+    memory_limit: int | str | None = None,
+) -> Plan:
+    """The plan of a checked layer for a call's sizes: every per-call axis, and the reader for T.
+
+    `saved` is the file of a plan to go by instead of `order`, `chunk` and `form`. `mode` is `forward`, `both` (with
+    gradients) or `step`; `memory_limit` bounds temporaries and states. Raises OrderError and PlanError.
+    """
+    found = asked(checked, Asked(order, chunk, form), saved)
+    return make_plan(
+        checked.graph,
+        sizes,
+        order=found.order,
+        chunk=found.chunk,
+        form=found.form,
+        mode=mode,
+        memory_limit=memory_limit,
+    )
+
+
+def asked(checked: Checked, given: Asked, saved: str | os.PathLike[str] | None) -> Asked:
+    """What is asked for: as given, or by a saved plan. Raises PlanError for both, or a plan that does not fit."""
+    from ssdc.plan.saved import load
+
+    if saved is None:
+        return given
+    if given != Asked():
+        raise PlanError("a saved plan has the order, chunk and form of every equation; leave out order, chunk and form")
+    return load(Path(saved), checked.graph)
+
+
+def saved(checked: Checked, found: Plan) -> str:
+    """The file of a plan, as `plan=` takes it back."""
+    from ssdc.plan.saved import save
+
+    return save(found, checked.graph)
+
+
+def explain(checked: Checked, found: Plan) -> Explanation:
+    """A plan explained: candidates priced by part, refusals with places, the kernels of a CUDA device, totals."""
+    from ssdc.codegen.explained import explained
+
+    return explained(checked.graph, found, checked.source)
+
+
+def kernels(checked: Checked, found: Plan) -> str:
+    """The Triton kernels that a CUDA device runs for a plan, as one text."""
+    from ssdc.codegen.explained import kernels
+
+    return kernels(checked.graph, found)
 
 
 def call_sizes(checked: Checked, *, T: int, **sizes: int) -> dict[str, int]:
@@ -127,38 +206,47 @@ def compile(
     sizes: Mapping[str, int] | None = None,
     *,
     order: Order = "auto",
-    chunk: int | None = None,
+    chunk: Chunk = None,
+    form: Form = None,
+    plan: str | os.PathLike[str] | None = None,
     backend: str = "auto",
+    memory_limit: int | str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Layer:
     """A torch module from a program.
 
     `source` is a path or text; `layer` names one of several definitions (the last is the default); `sizes` sets sizes
-    by name. `order` is `auto`, `recurrent`, `quadratic`, `chunked`, `scan`, `fft` or `direct`: one name for the layer,
-    or a dict from equation to name; `chunk` fixes the chunk of chunked contractions. `backend` is `torch`, `triton`
-    (kernels where they serve, refused for a layer where they serve nothing) or `auto` (kernels on a CUDA device).
-    Parameters are made on `device` in `dtype` (float32). Raises SpecError for a program with faults, OrderError for an
-    order that it does not admit.
+    by name. `order` is `auto`, `recurrent`, `quadratic`, `chunked`, `scan`, `fft` or `direct`; `chunk` fixes the chunk
+    of chunked contractions; `form` is one of the Triton kernels (`walk`, `segments`, `parallel`, `recurrent`), `auto`,
+    `order` or `torch`: each one value for the layer, or a dict from equation to value. `plan` is a saved plan's file.
+    `backend` is `torch`, `triton` (kernels where they serve, refused for a layer where they serve nothing) or `auto`
+    (kernels on a CUDA device). `memory_limit` (bytes, or such as "2GB") keeps PyTorch's orderings to those whose
+    temporaries and states are predicted to fit. Parameters are made on `device` in `dtype` (float32). Raises SpecError
+    for a program with faults, OrderError for an order that it does not admit, PlanError for a plan that does not fit
+    it.
     """
     from ssdc.runtime.module import Layer
 
     if backend not in BACKENDS:
         raise OrderError(f"there is no backend {backend!r}; backends are {', '.join(BACKENDS)}")
-    if backend == "triton" and chunk is not None:
+    if backend == "triton" and chunk is not None and form is None:
         raise OrderError("the Triton kernels choose their own chunk; leave out chunk=, or use backend='torch'")
     if dtype is not None and not dtype.is_floating_point:
         raise DtypeError(
             f"parameters are learned, so their dtype is a floating-point one such as torch.float32, not {dtype}"
         )
     checked = check(source, layer, sizes, lenient=False)
+    found = asked(checked, Asked(order, chunk, form), plan)
     return Layer(
         checked.source,
         checked.scope,
         checked.graph,
-        order=order,
-        chunk=chunk,
+        order=found.order,
+        chunk=found.chunk,
+        form=found.form,
         backend=backend,
+        memory_limit=memory_limit,
         device=device,
         dtype=dtype,
     )
@@ -200,7 +288,8 @@ def eject(
     sizes: Mapping[str, int] | None = None,
     *,
     order: Order = "auto",
-    chunk: int | None = None,
+    chunk: Chunk = None,
+    plan: str | os.PathLike[str] | None = None,
     length: int = 2048,
 ) -> str:
     """A Python file that holds one layer and needs torch alone; its orderings are planned for a call of `length`."""
@@ -215,7 +304,9 @@ def eject(
         default, fan_in = default_initialiser(checked.scope, node.name)
         inits[node.name] = (node.init or default, fan_in)
     free = {axis for node in graph.inputs for axis in node.axes if graph.sizes.get(axis) is None}
-    found = make_plan(graph, {axis: length if axis == graph.reader else 1 for axis in free}, order=order, chunk=chunk)
+    wanted = asked(checked, Asked(order, chunk), plan)
+    calls = {axis: length if axis == graph.reader else 1 for axis in free}
+    found = make_plan(graph, calls, order=wanted.order, chunk=wanted.chunk)
     return make_file(graph, found, inits, checked.scope.sizes, __version__)
 
 
@@ -224,4 +315,20 @@ def orders() -> tuple[str, ...]:
     return tuple(ORDERINGS)
 
 
-__all__ = ["Checked", "call_sizes", "check", "compile", "eject", "orders", "parse", "plan", "read", "reference", "text"]
+__all__ = [
+    "Checked",
+    "call_sizes",
+    "check",
+    "compile",
+    "eject",
+    "explain",
+    "kernels",
+    "members",
+    "orders",
+    "parse",
+    "plan",
+    "read",
+    "reference",
+    "saved",
+    "text",
+]

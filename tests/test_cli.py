@@ -20,6 +20,9 @@ from ssdc.cli.plot import crossovers
 from ssdc.runtime import verification
 from ssdc.runtime.verification import Finding
 
+OF_A_FILE = tuple(command for command in COMMANDS if command != "calibrate")
+"""Commands that take a program."""
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 SSD = str(EXAMPLES / "ssd.ssd")
@@ -59,7 +62,7 @@ def faulty(tmp_path: Path) -> str:
 # ---- what every command shares ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", OF_A_FILE)
 def test_help(command: str) -> None:
     text = good(command, "--help")
     assert "Usage: " in text and "--size" in text and "--layer" in text
@@ -73,7 +76,7 @@ def test_no_command_lists_all() -> None:
 ENDS = {"eject": ("-o", "OUT")}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", OF_A_FILE)
 def test_a_faulty_program_is_exit_1_and_says_where(command: str, faulty: str, tmp_path: Path) -> None:
     ends = [str(tmp_path / "out") if end == "OUT" else end for end in ENDS.get(command, ())]
     result = run(command, faulty, *ends)
@@ -84,7 +87,7 @@ def test_a_faulty_program_is_exit_1_and_says_where(command: str, faulty: str, tm
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", OF_A_FILE)
 def test_bad_usage_is_exit_2(command: str, tmp_path: Path) -> None:
     ends = [str(tmp_path / "out") if end == "OUT" else end for end in ENDS.get(command, ())]
     for wrong, said in (

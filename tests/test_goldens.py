@@ -2,23 +2,32 @@
 
 `pytest tests/test_goldens.py --update-golden` writes the files anew. Sizes that a program leaves open are those of
 `SIZES`;
-the plan is for a batch of one and 2048 positions.
+the plan is for a batch of one and 2048 positions. Triton kernels that several programs share are kept once, under
+tests/golden/triton; a program's triton.txt names them in the order in which they run.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from ssdc import errors, pipeline
+from ssdc.codegen.triton.facts import Facts
+from ssdc.codegen.triton.served import launch, served
+from ssdc.codegen.triton.service import AnyKernel, text_of
 from ssdc.graph.draw import to_mermaid, to_text
-from ssdc.plan.explain import explain
+from ssdc.plan.candidate import Refusal
+from ssdc.plan.explain.outline import in_words
+from ssdc.plan.planner import Plan
 from ssdc.runtime.allowed import check as check_allowed
+from ssdc.source import Source
 from ssdc.syntax.parser import parse
 from ssdc.syntax.printer import print_program
 
@@ -30,7 +39,9 @@ SIZES = {"C": 6, "D": 32, "G": 2, "H": 4, "J": 16, "M": 64, "N": 16, "P": 8, "S"
 NOT_LOWERED = ("deltanet",)
 """Programs that have a reference and no graph: their tree alone is kept."""
 LENGTH = 2048
-STAGES = ("ast.txt", "graph.txt", "graph.mmd", "plan.txt", "kernels.txt")
+STAGES = ("ast.txt", "graph.txt", "graph.mmd", "plan.txt", "kernels.txt", "triton.txt")
+SHARED = ("diagnostics", "explain", "triton")
+"""Folders that belong to no one program."""
 
 
 @cache
@@ -38,7 +49,45 @@ def checked(path: Path) -> pipeline.Checked:
     """The program with every size given."""
     layer = parse(pipeline.read(path)).layers[-1]
     sizes = {size.name: SIZES[size.name] for size in layer.sizes if size.default is None}
-    return pipeline.check(path, None, sizes, lenient=False)
+    source = Source(path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix())
+    return pipeline.check(source, None, sizes, lenient=False)
+
+
+@cache
+def planned(path: Path) -> Plan:
+    found = checked(path)
+    return pipeline.plan(found, pipeline.call_sizes(found, T=LENGTH))
+
+
+@cache
+def kernels(path: Path) -> tuple[tuple[str, str, AnyKernel], ...]:
+    """The Triton kernels of a program: the contraction, the pass, the kernel; as `ssdc show` prints them."""
+    found = served(checked(path).graph, planned(path))
+    return tuple(
+        (name, when, kernel)
+        for name, one in found.items()
+        if not isinstance(one, Refusal)
+        for when, kernel in one.kernels()
+    )
+
+
+def label(kernel: AnyKernel) -> str:
+    """A kernel's name among the goldens: all that sets it apart from a plain one, such as
+    `step-float32-16x8-gate_varying-16x16x16-w4-s1`."""
+
+    def told(one: Facts | AnyKernel, *skip: str) -> list[str]:
+        values = {each.name: (getattr(one, each.name), each.default) for each in fields(one) if each.name not in skip}
+        odd = {name: value for name, (value, usual) in values.items() if value != usual}
+        texts = [
+            f"{'' if value else 'no_'}{n}" if isinstance(value, bool) else f"{n}_{value}" for n, value in odd.items()
+        ]
+        return [re.sub("[^A-Za-z0-9.]+", "_", text) for text in texts]
+
+    facts, shown = kernel.facts, launch(kernel)
+    words = [shown.kernel.replace(" ", "_"), facts.dtype, f"{facts.states}x{facts.columns}"]
+    words += told(facts, "dtype", "states", "columns")
+    words += [f"{shown.chunk}x{shown.states}x{shown.columns}", f"w{shown.warps}", f"s{shown.stages}"]
+    return "-".join((*words, *told(kernel, "template", "role", "facts", "tiles", "warps")))
 
 
 @cache
@@ -48,17 +97,15 @@ def stages(path: Path) -> dict[str, str]:
     if path.stem in NOT_LOWERED:
         return tree
     found = checked(path)
-    graph = found.graph
-    free = [
-        atom for node in graph.inputs for atom in node.axes if atom != graph.reader and graph.sizes.get(atom) is None
-    ]
-    plan = pipeline.plan(found, {**dict.fromkeys(free, 1), graph.reader: LENGTH})
+    graph, plan = found.graph, planned(path)
+    rows = [f"{name}, {when}: {label(kernel)}" for name, when, kernel in kernels(path)]
     return {
         **tree,
         "graph.txt": to_text(graph) + "\n",
         "graph.mmd": to_mermaid(graph) + "\n",
-        "plan.txt": explain(plan, graph) + "\n",
+        "plan.txt": in_words(pipeline.explain(found, plan)) + "\n",
         "kernels.txt": pipeline.text(found, plan),
+        "triton.txt": "".join(f"{row}\n" for row in rows) or "none\n",
     }
 
 
@@ -74,6 +121,31 @@ def test_stages(path: Path, golden: Callable[[str, str], None]) -> None:
         golden(f"{path.stem}/{name}", text)
 
 
+def named() -> dict[str, str]:
+    """The sources of all programs' kernels by label; one label is one text."""
+    found: dict[str, str] = {}
+    for path in PROGRAMS:
+        for _, _, kernel in kernels(path) if path.stem not in NOT_LOWERED else ():
+            text = text_of(kernel)
+            assert found.setdefault(label(kernel), text) == text, f"{label(kernel)} names two kernels"
+    return found
+
+
+def test_kernels(golden: Callable[[str, str], None]) -> None:
+    found = named()
+    for name, text in found.items():
+        golden(f"triton/{name}.txt", text)
+    assert {path.stem for path in (GOLDEN / "triton").iterdir()} == set(found)
+
+
+def test_what_show_prints_holds_every_kernel() -> None:
+    for path in PROGRAMS:
+        if path.stem not in NOT_LOWERED:
+            shown = pipeline.kernels(checked(path), planned(path))
+            for _, _, kernel in kernels(path):
+                assert shown.count(text_of(kernel).rstrip()) == 1
+
+
 @pytest.mark.parametrize("name", NOT_LOWERED)
 def test_what_is_not_lowered_says_so(name: str) -> None:
     with pytest.raises(errors.SpecError) as caught:
@@ -82,7 +154,7 @@ def test_what_is_not_lowered_says_so(name: str) -> None:
 
 
 def test_no_golden_without_a_program() -> None:
-    have = {path.relative_to(GOLDEN).as_posix() for path in GOLDEN.glob("*/*") if path.parent.name != "diagnostics"}
+    have = {path.relative_to(GOLDEN).as_posix() for path in GOLDEN.glob("*/*") if path.parent.name not in SHARED}
     assert have == {f"{path.stem}/{name}" for path in PROGRAMS for name in kept(path)}
     assert [path.name for path in GOLDEN.iterdir() if not path.is_dir()] == []
 

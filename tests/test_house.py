@@ -35,9 +35,9 @@ TABLES = {
 
 SERVING = {
     "structures": {"algebra", "arguments", "bounds", "facts", "interval", "kernel", "loggate", "product", "walk"},
-    "plan/orders": {"blocks"},
+    "plan/orders": {"blocks", "passes"},
     "codegen/orders": set(),
-    "cli": {"main", "console", "options", "measuring", "plot", "rows"},
+    "cli": {"main", "console", "options", "measuring", "plot", "rows", "benching", "dots", "regret"},
 }
 """Modules of these rooms that serve the others, and that no table names."""
 

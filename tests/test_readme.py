@@ -20,8 +20,10 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(README.parent)
+def _beside_the_examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder that may be written to, which has the examples."""
+    (tmp_path / "examples").symlink_to(README.parent / "examples")
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
 
 

@@ -67,11 +67,11 @@ def compare(
     for more than half of the free memory.
     """
     lengths = parse_lengths(length)
-    _writable(plot, json_file)
+    writable(plot, json_file)
     wanted = request(file, layer, size, complete=True)
     checked = pipeline.check(wanted.source, wanted.layer, wanted.sizes, lenient=False)
     planned, refused = _rows(checked, lengths, batch)
-    _warn_if_busy(threads)
+    warn_if_busy(threads)
     base = Call(wanted.source, wanted.layer, wanted.sizes, batch=batch, backward=backward, threads=threads)
     rows = _measured(planned, base, not_causal(checked.graph) is None)
     title = ", ".join([f"{wanted.layer}, float32, b={batch}", *(f"{k}={v}" for k, v in checked.scope.sizes.items())])
@@ -88,7 +88,7 @@ def compare(
         picture(plot, title, rows)
 
 
-def _writable(plot: Path | None, json_file: Path | None) -> None:
+def writable(plot: Path | None, json_file: Path | None) -> None:
     """Complains of a file that cannot be written before anything is measured."""
     if plot is not None and plot.suffix not in PICTURES:
         raise typer.BadParameter(f"{plot} does not end in {', '.join(PICTURES)}", param_hint="--plot")
@@ -198,7 +198,7 @@ def _filled(row: Row, call: Call, exact: Path | None) -> Row:
     return replace(row, seconds=found.seconds, peak=found.peak / 1e6, error=found.error)
 
 
-def _warn_if_busy(threads: int | None) -> None:
+def warn_if_busy(threads: int | None) -> None:
     """A note where other work takes processors away: threads that wait for each other then wait long."""
     processors, load = os.cpu_count() or 1, os.getloadavg()[0]
     if load > processors / 2:

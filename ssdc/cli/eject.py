@@ -12,8 +12,17 @@ from typing import Annotated
 import typer
 
 from ssdc import pipeline
-from ssdc.cli.explain import ChunkOption, OrderOption
-from ssdc.cli.options import FileArgument, LayerOption, LengthOption, SizeOption, request
+from ssdc.cli.options import (
+    ChunkOption,
+    FileArgument,
+    LayerOption,
+    LengthOption,
+    OrderOption,
+    PlanOption,
+    SizeOption,
+    overruled,
+    request,
+)
 
 FolderOption = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", file_okay=False, help="Where the file goes.")
@@ -27,13 +36,23 @@ def eject(
     layer: LayerOption = None,
     size: SizeOption = None,
     length: LengthOption = 2048,
-    order: OrderOption = "auto",
+    order: OrderOption = None,
     chunk: ChunkOption = None,
+    plan: PlanOption = None,
     force: ForceOption = False,
 ) -> None:
     """Write a module file that runs without ssdc, planned for calls of [bold]-T[/bold] positions."""
     wanted = request(file, layer, size, complete=True)
-    text = pipeline.eject(wanted.source, wanted.layer, wanted.sizes, order=order, chunk=chunk, length=max(1, length))
+    asked = overruled(order, chunk, None, plan)
+    text = pipeline.eject(
+        wanted.source,
+        wanted.layer,
+        wanted.sizes,
+        order=asked.order,
+        chunk=asked.chunk,
+        plan=asked.plan,
+        length=max(1, length),
+    )
     target = output / f"{wanted.layer}.py"
     if target.exists() and not force:
         raise typer.BadParameter(f"{target} is there already; --force overwrites it", param_hint="-o")

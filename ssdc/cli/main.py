@@ -13,12 +13,15 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from ssdc.cli.bench import bench
+from ssdc.cli.calibrate import calibrate
 from ssdc.cli.check import check
 from ssdc.cli.compare import compare
 from ssdc.cli.console import complain
 from ssdc.cli.eject import eject
 from ssdc.cli.explain import explain
 from ssdc.cli.show import show
+from ssdc.cli.tune import tune
 from ssdc.cli.verify import verify
 from ssdc.errors import SsdcError
 
@@ -28,6 +31,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain,
     "compare": compare,
     "verify": verify,
+    "bench": bench,
+    "tune": tune,
+    "calibrate": calibrate,
     "eject": eject,
 }
 

@@ -57,13 +57,13 @@ class Failure:
 
 def measure(call: Call, exact: Path | None, seconds: float) -> Measured | Failure:
     """Time, memory and error of a call; a failure if it takes longer than `seconds`."""
-    found: Measured | Failure = _apart(_measure, (call, exact), seconds)
+    found: Measured | Failure = apart(_measure, (call, exact), seconds)
     return found
 
 
 def write_reference(call: Call, file: Path, seconds: float) -> Failure | None:
     """Writes what calls are compared with into a file."""
-    found: Failure | None = _apart(_write_reference, (call, file), seconds)
+    found: Failure | None = apart(_write_reference, (call, file), seconds)
     return found
 
 
@@ -82,12 +82,13 @@ def _write_reference(call: Call, file: Path) -> None:
     write_reference(call.compile, define, file, call.length, call.batch)
 
 
-def _apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
-    """What a function returns in a process of its own, or a Failure."""
+def apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float, *, capped: bool = True) -> Any:
+    """What a function returns in a process of its own, or a Failure; `capped`, that process may take half of the free
+    memory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ssdc.cli.main", "ssdc.runtime.measure"])
+    context.set_forkserver_preload(["ssdc.cli.main", "ssdc.runtime.measure", "ssdc.runtime.tuning.trial"])
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, function, arguments), daemon=True)
+    process = context.Process(target=_work, args=(there, function, arguments, capped), daemon=True)
     process.start()
     there.close()
     try:
@@ -106,13 +107,13 @@ def _apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: fl
         here.close()
 
 
-def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], capped: bool) -> None:
     there.send(None)
-    allowed = _limit_memory()
+    allowed = _limit_memory() if capped else 0
     try:
         there.send(function(*arguments))
     except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "allocate" in str(error)
+        full = capped and (isinstance(error, MemoryError) or "allocate" in str(error))
         short = f"it needs more than half of the free memory, {allowed / 1e9:.1f} GB"
         there.send(Failure(short if full else str(error).strip().splitlines()[0]))
     except SsdcError as error:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from ssdc import pipeline
 from ssdc.cli.console import note
+from ssdc.plan.candidate import Mode
+from ssdc.plan.planner import Plan
 from ssdc.source import Source
 from ssdc.syntax import ast
 
 LARGEST_SIZE = 2**31
 SMALL = 32
+Value = TypeVar("Value")
+
 SMALL_BY_NAME = {"H": 4, "D": 128}
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The program; - reads stdin.")]
@@ -33,6 +37,21 @@ SizeOption = Annotated[
 ]
 LengthOption = Annotated[int, typer.Option("-T", "--length", min=0, max=LARGEST_SIZE, help="Positions in time.")]
 BatchOption = Annotated[int, typer.Option("-b", "--batch", min=1, max=LARGEST_SIZE, help="Sequences in a batch.")]
+OrderOption = Annotated[
+    list[str] | None,
+    typer.Option("--order", metavar="ORDER", help="An ordering for the layer, or [bold]y=ORDER[/bold]; repeatable."),
+]
+ChunkOption = Annotated[
+    list[str] | None,
+    typer.Option("--chunk", metavar="N", help="Positions in a chunk, or [bold]y=N[/bold]; repeatable."),
+]
+FormOption = Annotated[
+    list[str] | None,
+    typer.Option("--form", metavar="FORM", help="A form of the Triton kernels, or [bold]y=FORM[/bold]; repeatable."),
+]
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", metavar="PLAN", help="A saved plan, instead of the planner's choice.")
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,63 @@ class Request:
     source: Source
     layer: str | None
     sizes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Overruled:
+    """What a command line asks for instead of the planner's choice, as `ssdc.compile` takes it."""
+
+    order: str | dict[str, str]
+    chunk: int | dict[str, int] | None
+    form: str | dict[str, str] | None
+    plan: Path | None
+
+
+def overruled(order: list[str] | None, chunk: list[str] | None, form: list[str] | None, plan: Path | None) -> Overruled:
+    """What `--order`, `--chunk`, `--form` and `--plan` ask for."""
+    numbers = by_equation(chunk, "--chunk")
+    try:
+        numbered = {name: int(number) for name, number in numbers.items()}
+    except ValueError:
+        raise typer.BadParameter(f"{chunk} are no numbers of positions", param_hint="--chunk") from None
+    return Overruled(
+        _one(by_equation(order, "--order")) or "auto", _one(numbered), _one(by_equation(form, "--form")), plan
+    )
+
+
+def planned(checked: pipeline.Checked, found: Overruled, *, T: int, b: int, mode: Mode = "forward") -> Plan:
+    """The plan of a layer for a call, as the command line wants it."""
+    return pipeline.plan(
+        checked,
+        pipeline.call_sizes(checked, b=b, T=T),
+        order=found.order,
+        chunk=found.chunk,
+        form=found.form,
+        saved=found.plan,
+        mode=mode,
+    )
+
+
+def by_equation(entries: list[str] | None, option: str) -> dict[str, str]:
+    """Values by the name of an equation, or one value for the layer under the name ''.
+
+    >>> by_equation(["y=chunked", "num+den=scan"], "--order"), by_equation(["scan"], "--order")
+    ({'y': 'chunked', 'num+den': 'scan'}, {'': 'scan'})
+    """
+    found: dict[str, str] = {}
+    for entry in entries or []:
+        name, _, value = entry.rpartition("=")
+        if name in found:
+            what = f"{name} is given twice" if name else f"{entry} is for the whole layer, and so is {found['']}"
+            raise typer.BadParameter(what, param_hint=option)
+        found[name] = value
+    if "" in found and len(found) > 1:
+        raise typer.BadParameter("either one value for the layer, or NAME=VALUE for each", param_hint=option)
+    return found
+
+
+def _one(found: dict[str, Value]) -> Value | dict[str, Value] | None:
+    return found.get("", found or None)
 
 
 def read(file: Path) -> Source:
@@ -71,14 +147,17 @@ def request(file: Path, layer: str | None, size: list[str] | None, *, complete: 
         if name not in known:
             message = f"layer {chosen.name} has no size {name}; its sizes: {', '.join(known) or 'none'}"
             raise typer.BadParameter(message, param_hint="--size")
-    if complete:
-        missing = [entry.name for entry in chosen.sizes if entry.default is None and entry.name not in sizes]
-        small = {name: SMALL_BY_NAME.get(name, SMALL) for name in missing}
-        if small:
-            listed = " ".join(f"{name}={value}" for name, value in small.items())
-            note(f"sizes chosen for {chosen.name}: {listed} (--size changes them)")
-        sizes |= small
-    return Request(source, chosen.name, sizes)
+    return Request(source, chosen.name, completed(chosen, sizes) if complete else sizes)
+
+
+def completed(layer: ast.Layer, sizes: dict[str, int]) -> dict[str, int]:
+    """Those of the sizes that a layer has, and a small one for each that it lacks, of which a note on stderr tells."""
+    missing = [entry.name for entry in layer.sizes if entry.default is None and entry.name not in sizes]
+    small = {name: SMALL_BY_NAME.get(name, SMALL) for name in missing}
+    if small:
+        listed = " ".join(f"{name}={value}" for name, value in small.items())
+        note(f"sizes chosen for {layer.name}: {listed} (--size changes them)")
+    return {name: size for name, size in sizes.items() if name in {entry.name for entry in layer.sizes}} | small
 
 
 def find_layer(program: ast.Program, name: str | None) -> ast.Layer:

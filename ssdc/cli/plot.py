@@ -1,6 +1,6 @@
-"""Draws what `ssdc compare` measured: time and peak memory over T, one line an ordering, crossovers marked.
+"""Draws what `ssdc compare` and `ssdc bench` measured over T: one line an ordering or library, crossovers marked.
 
-In go measured values by ordering; out comes a picture file. Log-log axes, a label at the end of each line instead of a
+In go measured values by name; out comes a picture file. Log-log axes, a label at the end of each line instead of a
 legend, colours that colour-blind readers can tell apart, a marker an ordering besides. Nothing is measured here.
 """
 
@@ -21,6 +21,7 @@ Series: TypeAlias = Mapping[str, Sequence[tuple[int, float]]]
 
 # Okabe and Ito's palette, without its yellow (too pale on white) and black first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+FLOOR = "#777777"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -59,8 +60,11 @@ def crossovers(series: Series) -> tuple[Crossover, ...]:
     return tuple(found)
 
 
-def draw(file: Path, title: str, panels: Sequence[tuple[str, Series]]) -> None:
-    """Writes one panel a measured quantity, side by side, to `file` (its ending names the format).
+def draw(
+    file: Path, title: str, panels: Sequence[tuple[str, Series]], *, floors: Sequence[Series] | None = None
+) -> None:
+    """Writes one panel a measured quantity, side by side, to `file` (its ending names the format); `floors` has lines
+    of each panel that nothing can be below, dashed.
 
     Raises ValueError for an ending that matplotlib does not know, OSError where the file cannot be written.
     """
@@ -72,13 +76,13 @@ def draw(file: Path, title: str, panels: Sequence[tuple[str, Series]]) -> None:
     figure = Figure(figsize=(6.4 * len(panels), 4.6), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     names = list(dict.fromkeys(name for _, series in panels for name in series))
-    for panel, (label, series) in zip(axes, panels, strict=True):
-        _panel(panel, label, series, names)
+    for panel, (label, series), under in zip(axes, panels, floors or [{}] * len(panels), strict=True):
+        _panel(panel, label, series, under, names)
     figure.suptitle(title)
     figure.savefig(file, dpi=150)
 
 
-def _panel(axes: Axes, label: str, series: Series, names: list[str]) -> None:
+def _panel(axes: Axes, label: str, series: Series, floors: Series, names: list[str]) -> None:
     axes.set(xscale="log", yscale="log", xlabel="T (positions)", ylabel=label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
@@ -89,7 +93,9 @@ def _panel(axes: Axes, label: str, series: Series, names: list[str]) -> None:
         place = names.index(name) % len(COLOURS)
         xs, ys = zip(*values, strict=True)
         axes.plot(xs, ys, color=COLOURS[place], marker=MARKERS[place], markersize=4.5, linewidth=1.6)
-    _label_ends(axes, series, names)
+    for values in floors.values():
+        axes.plot(*zip(*values, strict=True), color=FLOOR, linestyle="--", linewidth=1.0)
+    _label_ends(axes, {**series, **floors}, names)
     for crossing in _apart(crossovers(series)):
         axes.axvline(crossing.T, color="#888888", linewidth=0.8, linestyle=":")
         text = f"{crossing.after} from T = {crossing.T:,.0f}"
@@ -113,8 +119,10 @@ def _label_ends(axes: Axes, series: Series, names: list[str]) -> None:
     for value, T, name in ends:
         height = max(value, taken.get(T, 0.0) * apart)
         taken[T] = height
+        known = name in names
         axes.annotate(name, (T, height), xytext=(7, 0), textcoords="offset points", va="center",
-                      color=COLOURS[names.index(name) % len(COLOURS)], fontweight="bold")  # fmt: skip
+                      color=COLOURS[names.index(name) % len(COLOURS)] if known else FLOOR,
+                      fontweight="bold" if known else "normal")  # fmt: skip
 
 
 def _short(T: int) -> str:

@@ -1,7 +1,7 @@
 """`ssdc show`: a program at any stage of its way through the compiler, as text.
 
-In goes a file and the name of a stage; out comes the tree, the contraction graph, the plan or the generated source on
-stdout. Nothing is run and torch is not imported.
+In goes a file and the name of a stage; out comes the tree, the contraction graph, the plan or the generated source (the
+PyTorch module, then the Triton kernels that a CUDA device runs) on stdout. Nothing is run and torch is not imported.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ import typer
 from ssdc import pipeline
 from ssdc.cli.options import (
     BatchOption,
+    ChunkOption,
     FileArgument,
+    FormOption,
     LayerOption,
     LengthOption,
-    Request,
+    OrderOption,
+    PlanOption,
     SizeOption,
     find_layer,
+    overruled,
+    planned,
     request,
 )
 from ssdc.graph.draw import to_dot, to_mermaid, to_text
 from ssdc.graph.graph import Graph
-from ssdc.plan.explain import explain
+from ssdc.plan.planner import Plan
 from ssdc.syntax import ast
 from ssdc.syntax.printer import print_program
 
@@ -47,6 +52,8 @@ class Format(StrEnum):
     dot = "dot"
 
 
+DEVICE = "# ---- what a CUDA device runs " + "-" * 91
+
 DRAWINGS: Mapping[Format, Callable[[Graph], str]] = {
     Format.text: to_text,
     Format.mermaid: to_mermaid,
@@ -65,23 +72,34 @@ def show(
     format: FormatOption = Format.text,
     length: LengthOption = 4096,
     batch: BatchOption = 1,
+    order: OrderOption = None,
+    chunk: ChunkOption = None,
+    form: FormOption = None,
+    plan: PlanOption = None,
 ) -> None:
     """Show a program at a [bold]stage[/bold]: the tree, the contraction graph, the plan, or the generated source.
 
-    The plan and the kernels depend on the shape of a call: [bold]-T[/bold] and [bold]-b[/bold].
+    The plan and the kernels depend on the shape of a call: [bold]-T[/bold] and [bold]-b[/bold]. The source is the
+    PyTorch module and, below it, the Triton kernels that a CUDA device runs.
     """
     if format is not Format.text and stage is not Stage.graph:
         raise typer.BadParameter(f"{format.value} draws a graph; use it with --stage graph", param_hint="--format")
     wanted = request(file, layer, size, complete=stage is not Stage.ast)
-    typer.echo(_text(wanted, stage, format, length, batch).rstrip("\n"))
-
-
-def _text(wanted: Request, stage: Stage, format: Format, length: int, batch: int) -> str:
     if stage is Stage.ast:
         program = pipeline.parse(wanted.source)
-        return print_program(ast.Program((find_layer(program, wanted.layer),)) if wanted.layer else program)
-    checked = pipeline.check(wanted.source, wanted.layer, wanted.sizes, lenient=False)
-    if stage is Stage.graph:
-        return DRAWINGS[format](checked.graph)
-    plan = pipeline.plan(checked, pipeline.call_sizes(checked, b=batch, T=length))
-    return explain(plan, checked.graph) if stage is Stage.plan else pipeline.text(checked, plan)
+        text = print_program(ast.Program((find_layer(program, layer),)) if layer else program)
+    else:
+        checked = pipeline.check(wanted.source, wanted.layer, wanted.sizes, lenient=False)
+        if stage is Stage.graph:
+            text = DRAWINGS[format](checked.graph)
+        else:
+            text = _planned(checked, planned(checked, overruled(order, chunk, form, plan), T=length, b=batch), stage)
+    typer.echo(text.rstrip("\n"))
+
+
+def _planned(checked: pipeline.Checked, plan: Plan, stage: Stage) -> str:
+    from ssdc.plan.explain.outline import in_words
+
+    if stage is Stage.plan:
+        return in_words(pipeline.explain(checked, plan))
+    return f"{pipeline.text(checked, plan)}\n\n{DEVICE}\n\n{pipeline.kernels(checked, plan)}"

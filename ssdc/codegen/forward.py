@@ -12,14 +12,16 @@ from ssdc.codegen.kernel import Kernel
 from ssdc.codegen.operands import Operand, Operands, operands
 from ssdc.codegen.orders import blocks, direct, fft, recurrent, scan
 from ssdc.codegen.triton import contraction as masked
+from ssdc.codegen.triton import window
+from ssdc.codegen.triton.fusion import fused
 from ssdc.codegen.writer import Writer
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
 from ssdc.graph.states import Accumulator, Counter, History
 from ssdc.plan.candidate import Candidate
+from ssdc.plan.cost import Cost
 from ssdc.plan.planner import Choice, Plan
-from ssdc.plan.problem import mask_problem
-from ssdc.plan.search import Cost
+from ssdc.plan.problem import Problem, mask_problem
 
 Form = Callable[[Operands, str, str, dict[str, str]], Kernel]
 
@@ -43,6 +45,8 @@ def forward(graph: Graph, plan: Plan, backend: str = "torch") -> tuple[tuple[Ker
     With the backend `triton`, contractions that its kernels serve call them, and inputs come in the type that they
     have.
     """
+    if backend == "triton":
+        graph = fused(graph, served(graph, plan))
     writer = Writer(graph, plan, step=False)
     out = writer.out
     kernels: list[Kernel] = []
@@ -71,7 +75,7 @@ def forward(graph: Graph, plan: Plan, backend: str = "torch") -> tuple[tuple[Ker
         "opened": opened,
         "body": list(out.lines),
         "results": writer.results(),
-        "finals": _finals(writer),
+        "finals": _finals(writer, backend),
         "spans": bool(graph.writers),
     }
     return tuple(kernels), casting(graph, context) if backend == "triton" else context
@@ -120,7 +124,9 @@ def _contraction(writer: Writer, choice: Choice, place: int, backend: str) -> Ke
     ops = operands(writer.graph, choice)
     candidate = choice.chosen
     if backend == "triton" and masked.refusal(ops) is None:
-        return _masked(writer, ops, place)
+        return _masked(writer, ops, place, masked.kernel, masked.form_of(ops) or "chunked")
+    if backend == "triton" and window.refusal(ops) is None:
+        return _masked(writer, ops, place, window.kernel, "quadratic" if ops.mask.width is None else "window")
     size = f", chunks of {candidate.chunk}" if candidate.chunk else ""
     sizes = _local_sizes(writer, ops)
     made = FORMS[candidate.order](ops, f"contraction{place}", f"Contraction {place}: {candidate.order}{size}.", sizes)
@@ -141,14 +147,13 @@ def _contraction(writer: Writer, choice: Choice, place: int, backend: str) -> Ke
     return made
 
 
-def _masked(writer: Writer, ops: Operands, place: int) -> Kernel:
+def _masked(writer: Writer, ops: Operands, place: int, make: Form, order: str) -> Kernel:
     """A contraction by the Triton kernels. Operands that are inputs go in as they came; a result that other nodes read
     is brought to the computing type."""
     graph, problem = writer.graph, ops.problem
-    title = f"Contraction {place}: chunked, by Triton kernels."
-    made = masked.kernel(ops, f"contraction{place}", title, _local_sizes(writer, ops))
-    factors = {op.node for op in (*ops.readers, *ops.writers)}
-    arguments = [writer.given(op.node) if op.node in factors else writer.values[op.node].text for op in ops.all()]
+    title = f"Contraction {place}: {order}, by Triton kernels."
+    made = make(ops, f"contraction{place}", title, _local_sizes(writer, ops))
+    arguments = [masked_argument(writer, ops, op) for op in ops.all()]
     histories = [writer.history(op.node) for op in ops.remembered()]
     state = writer.states.get((Accumulator, problem.name), "None")
     if problem.mask.direction == "reverse":
@@ -156,10 +161,40 @@ def _masked(writer: Writer, ops: Operands, place: int) -> Kernel:
     call = ", ".join((*arguments, *histories, state, "want_state", "dtype", "low"))
     name = f"y{place}"
     writer.out.lines.append(f"{name}, final{place} = contraction{place}({call})")
-    if any(problem.name in ir.operands(graph.nodes[other]) for other in graph.order):
+    if computed_with(graph, problem.name):
         writer.out.lines.append(f"{name} = {name}.to(dtype)")
-    writer.values[problem.name] = Value(name, problem.axes)
+    writer.values[problem.name] = Value(name, masked.result_axes(ops))
     return made
+
+
+def served(graph: Graph, plan: Plan) -> tuple[Problem, ...]:
+    """The contractions that the Triton kernels serve."""
+    choices = (plan.choices[node.name] for node in graph.contractions)
+    return tuple(choice.problem for choice in choices if masked.refusal(operands(graph, choice)) is None)
+
+
+def masked_argument(writer: Writer, ops: Operands, op: Operand) -> str:
+    """What a Triton kernel takes for an operand: a factor as it came, unless it is one number a position and head that
+    other nodes compute with, or are multiplied by."""
+    if op not in (*ops.readers, *ops.writers):
+        return writer.values[op.node].text
+    scales = masked.scales(ops)
+    if op in scales and (len(scales) > 1 or _readers(writer.graph, op.node) > 1):
+        return writer.values[op.node].text
+    return writer.given(op.node)
+
+
+def _readers(graph: Graph, name: str) -> int:
+    return sum(name in ir.operands(graph.nodes[other]) for other in graph.order)
+
+
+def computed_with(graph: Graph, name: str) -> bool:
+    """Whether other nodes compute with a result, rather than pass it on."""
+    readers = (graph.nodes[other] for other in graph.order if name in ir.operands(graph.nodes[other]))
+    return any(
+        computed_with(graph, node.name) if isinstance(node, ir.Map) and node.expr == ir.Ref(name) else True
+        for node in readers
+    )
 
 
 def _local_sizes(writer: Writer, ops: Operands) -> dict[str, str]:
@@ -173,8 +208,8 @@ def _local_sizes(writer: Writer, ops: Operands) -> dict[str, str]:
     return sizes
 
 
-def _finals(writer: Writer) -> list[str]:
-    """The state after the last position."""
+def _finals(writer: Writer, backend: str) -> list[str]:
+    """The state after the last position; with the backend `triton`, inputs are remembered before they are cast."""
     texts = []
     contractions = {node.name: place for place, node in enumerate(writer.graph.contractions)}
     for part in writer.parts:
@@ -185,7 +220,10 @@ def _finals(writer: Writer) -> list[str]:
             case History(name=node, axes=axes, length=length):
                 value, time = writer.values[node], axes.index(writer.graph.reader)
                 text = writer.out.full(value, axes)
-                if length is None:
+                if backend == "triton" and length is not None and writer.graph.nodes[node].kind == "real":
+                    given = writer.out.full(Value(writer.given(node), value.axes), axes)
+                    text = f"tail({given}, {time}, {length}, {name}).to(dtype)"
+                elif length is None:
                     text = f"whole({text}, {time}, {name})"
                 else:
                     text = f"tail({text}, {time}, {length}, {name})"

@@ -39,6 +39,8 @@ def render(graph: Graph, plan: Plan, imports: str = IMPORTS, backend: str = "tor
     kernels, context = forward(graph, plan, backend)
     if any(kernel.template == "masked" for kernel in kernels):
         imports += "\nfrom ssdc.runtime.kernels.masked import masked"
+    if any(kernel.template == "streamed" for kernel in kernels):
+        imports += "\nfrom ssdc.runtime.kernels.streamed import folded, streamed"
     template = environment().get_template("torch/module.jinja")
     text = template.render(kernels=kernels, forward=context, step=step(graph, plan, backend), imports=imports)
     return tidy("\n".join(line.rstrip() for line in text.splitlines()) + "\n")

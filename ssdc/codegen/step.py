@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ssdc.codegen.emit import Value
-from ssdc.codegen.forward import _size_lines, casting
+from ssdc.codegen.forward import _size_lines, casting, computed_with, masked_argument, served
 from ssdc.codegen.operands import operands
 from ssdc.codegen.triton import contraction as masked
+from ssdc.codegen.triton.fusion import fused
 from ssdc.codegen.writer import Writer
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
@@ -22,6 +23,8 @@ def step(graph: Graph, plan: Plan, backend: str = "torch") -> dict[str, object] 
     pairs = any(isinstance(graph.nodes[name], ir.Rename | ir.DenseMask) for name in graph.order)
     if not_causal(graph) is not None or pairs:
         return None
+    if backend == "triton":
+        graph = fused(graph, served(graph, plan))
     writer = Writer(graph, plan, step=True)
     opened = []
     for part in writer.parts:
@@ -61,18 +64,18 @@ def _masked(writer: Writer, node: ir.Contraction, finals: dict[str, str]) -> Val
     """One step by the contraction's own function, over a time of one: a single launch."""
     graph, time = writer.graph, writer.graph.reader
     ops = operands(graph, writer.plan.choices[node.name])
-    factors = {op.node for op in (*ops.readers, *ops.writers)}
     arguments = []
     for op in ops.all():
-        text = writer.given(op.node) if op.node in factors else writer.values[op.node].text
+        text = masked_argument(writer, ops, op)
         arguments.append(f"{text}.unsqueeze({op.axes.index(time)})" if time in op.axes else text)
     histories = [writer.states.get((History, op.node), "None") for op in ops.remembered()]
     place = [one.name for one in graph.contractions].index(node.name)
     call = ", ".join((*arguments, *histories, writer.states[Accumulator, node.name], "True", "dtype", "low"))
     name, finals[node.name] = f"y{place}", f"final{place}"
     writer.out.lines.append(f"{name}, final{place} = contraction{place}({call})")
-    writer.out.lines.append(f"{name} = {name}.squeeze({node.axes.index(time)}).to(dtype)")
-    return Value(name, writer.axes(node.axes))
+    cast = ".to(dtype)" if computed_with(graph, node.name) else ""
+    writer.out.lines.append(f"{name} = {name}.squeeze({node.axes.index(time)}){cast}")
+    return Value(name, writer.axes(masked.result_axes(ops)))
 
 
 def _final(writer: Writer, part: Accumulator | History | Counter, finals: dict[str, str]) -> str:

@@ -113,8 +113,10 @@ class Writer:
         return Value(name, axes) if text == name else self.out.new(text, axes)
 
     def given(self, name: str) -> str:
-        """The text of a tensor that a Triton kernel takes: inputs in the type in which they came."""
+        """The text of a tensor that a Triton kernel takes: inputs in the type in which they came, alone or stacked."""
         node = self.graph.nodes[name]
+        if isinstance(node, ir.Stack):
+            return self._stacked(node) or self.values[name].text
         if not isinstance(node, ir.Input):
             return self.values[name].text
         return self._unflattened(node, f"given{[one.name for one in self.graph.inputs].index(name)}")
@@ -231,6 +233,22 @@ class Writer:
                 text = f"torch.ones(({shape},), device=device, dtype=dtype)"
             texts.append(text)
         return self.out.new(f"torch.cat([{', '.join(texts)}], -1)", (*base, column))
+
+    def _stacked(self, node: ir.Stack) -> str | None:
+        """Inputs side by side, with columns of ones, in the type in which they came; None for values of other kinds."""
+        texts: list[str] = []
+        for names, opened in zip(node.values, node.opened, strict=True):
+            match [self.graph.nodes[name] for name in names]:
+                case []:
+                    texts.append("")
+                case [ir.Input(name=name, axes=axes)] if len(opened) == 1 and axes == (*node.axes[:-1], *opened):
+                    texts.append(self.given(name))
+                case _:
+                    return None
+        some = next((text for text in texts if text), None)
+        if some is None:
+            return None
+        return f"torch.cat([{', '.join(text or f'torch.ones_like({some}[..., :1])' for text in texts)}], -1)"
 
     def _column(self, node: ir.Column) -> Value:
         source = self.values[node.operand]

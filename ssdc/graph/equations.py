@@ -72,7 +72,7 @@ def lower_equation(ctx: Context, target: ast.TensorRef, value: ast.Expr) -> str:
     for term in lowered[1:]:
         negative = isinstance(term, ir.Apply) and term.function == "neg"
         total = ir.Apply("-", (total, term.arguments[0])) if negative else ir.Apply("+", (total, term))  # type: ignore[union-attr]
-    return ctx.add(ir.Map(target.name, left.axes, total, kind=_kind(total), span=target.span))
+    return ctx.add(ir.Map(target.name, left.axes, total, kind=_kind(total), span=value.span))
 
 
 def _kind(expr: ir.Scalar) -> ir.Kind:

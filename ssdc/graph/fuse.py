@@ -35,6 +35,7 @@ def _fused(graph: Graph, members: list[ir.Contraction]) -> Graph:
     common = tuple(name for name in members[0].writers if all(name in member.writers for member in members))
     if not common and not members[0].readers:
         return graph  # nothing is shared but the mask
+    members = sorted(members, key=lambda member: set(member.writers) <= set(common))  # row sums last
     values = [tuple(name for name in member.writers if name not in common) for member in members]
     mask = graph.nodes[members[0].mask]
     base = {a for name in (mask.name, *members[0].readers, *common) for a in graph.nodes[name].axes} | {graph.reader}

@@ -27,16 +27,19 @@ def lower_mask(ctx: Context, mask: ast.Mask) -> str:
             check_functions(ctx, argument)
     if len(scope.faults) > before:
         raise ctx.fail_silently()
-    facts = product([facts_of(structure, scope) for structure in mask.structures], mask.tensor.span, scope)
+    each = [facts_of(structure, scope) for structure in mask.structures]
+    facts = product(each, mask.tensor.span, scope)
     if len(scope.faults) > before:
         raise ctx.fail_silently()
-    for structure in mask.structures if facts.missing else ():
-        why = facts_of(structure, scope).missing
-        if why:
-            hint = f"{why}; it has a reference (ssdc.reference)"
+    for structure, one in zip(mask.structures, each, strict=True):
+        if one.missing:
+            hint = f"{one.missing}; it has a reference (ssdc.reference)"
             raise ctx.fail(errors.NotLowered(structure.span, what=f"the mask structure `{structure.name}`", hint=hint))
-    log_gates, exclusive_log_gates = _gates(ctx, facts, name, log=True)
-    gates, exclusive_gates = _gates(ctx, facts, name, log=False)
+    made = [(gate, _gate(ctx, gate, name)) for gate in sorted(facts.gates, key=lambda gate: gate.log is None)]
+
+    def gates(*, log: bool, exclusive: bool) -> tuple[str, ...]:
+        return tuple(n for gate, n in made if (gate.log is not None) == log and gate.exclusive == exclusive)
+
     kernels = tuple(_kernel(ctx, kernel) for kernel in facts.kernels)
     documents = tuple(_documents(ctx, ref) for ref in facts.documents)
     node = ir.Mask(
@@ -44,16 +47,24 @@ def lower_mask(ctx: Context, mask: ast.Mask) -> str:
         ctx.atoms_of(axes),
         direction=facts.direction,
         strict=facts.strict,
-        log_gates=log_gates,
-        exclusive_log_gates=exclusive_log_gates,
-        gates=gates,
-        exclusive_gates=exclusive_gates,
+        log_gates=gates(log=True, exclusive=False),
+        exclusive_log_gates=gates(log=True, exclusive=True),
+        gates=gates(log=False, exclusive=False),
+        exclusive_gates=gates(log=False, exclusive=True),
         kernels=kernels,
         width=_width(ctx, facts, kernels),
         documents=documents,
         bounded=facts.bounded,
         doubts=tuple(print_expr(gate.expr) for gate in facts.gates if not gate.bounded),
         span=mask.tensor.span,
+        origins=(
+            *(ir.Origin("gate", gate.expr.span, node) for gate, node in made),
+            *(ir.Origin("kernel", k.tensor.span, node.node) for k, node in zip(facts.kernels, kernels, strict=True)),
+            *(ir.Origin("documents", ref.span, node) for ref, node in zip(facts.documents, documents, strict=True)),
+            *(ir.Origin("doubt", gate.expr.span) for gate in facts.gates if not gate.bounded),
+            *(ir.Origin("width", width.span) for width in facts.widths),
+            *(ir.Origin("reach", s.span) for s, one in zip(mask.structures, each, strict=True) if not one.windowed),
+        ),
     )
     _check_axes(ctx, mask, node, axes)
     return ctx.add(node)
@@ -70,15 +81,6 @@ def _declared(ctx: Context, mask: ast.Mask) -> tuple[str, ...]:
             )
         )
     return axes[:-2]
-
-
-def _gates(ctx: Context, facts: Facts, name: str, *, log: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The gates that are kept as logarithms (or not), as maps: those the reader includes, those it does not."""
-    made: tuple[list[str], list[str]] = ([], [])
-    for gate in facts.gates:
-        if (gate.log is not None) == log:
-            made[gate.exclusive].append(_gate(ctx, gate, name))
-    return tuple(made[0]), tuple(made[1])
 
 
 def _gate(ctx: Context, gate: Gate, name: str) -> str:
@@ -156,6 +158,7 @@ def multiply(name: str, masks: Sequence[ir.Mask], span: Span) -> ir.Mask | None:
         bounded=all(mask.bounded for mask in masks),
         doubts=sum((mask.doubts for mask in masks), ()),
         span=span,
+        origins=sum((mask.origins for mask in masks), ()),
     )
 
 

@@ -172,6 +172,16 @@ class LagKernel:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a fact of a mask stands in the source: a gate, a kernel or documents (`node` is what it became), a gate in
+    doubt (as `doubts` has them), a width, or a structure that reaches back without bound."""
+
+    what: Literal["gate", "kernel", "documents", "doubt", "width", "reach"]
+    span: Span
+    node: str = ""
+
+
+@dataclass(frozen=True)
 class Mask(Node):
     """A structured T x T matrix. `axes` are its atoms without the two positions.
 
@@ -192,6 +202,7 @@ class Mask(Node):
     bounded: bool = True
     doubts: tuple[str, ...] = ()
     """Gates that cannot be shown to lie in [0, 1], as written."""
+    origins: tuple[Origin, ...] = field(default=(), kw_only=True, compare=False, repr=False)
 
     @property
     def finite(self) -> bool:
@@ -208,11 +219,20 @@ class Mask(Node):
 
 @dataclass(frozen=True)
 class Contraction(Node):
-    """Readers (at t) times a mask[t,s] times writers (at s), summed over s and every atom that `axes` lacks."""
+    """Readers (at t) times a mask[t,s] times writers (at s), summed over s and every atom that `axes` lacks.
+
+    What kernels do besides, set by `codegen.triton.fusion` alone: `maps` are functions that they apply to operands
+    (a chain of steps for each reader, then each writer), `skip` is a factor without time (none or one) whose product
+    with the value they add. With a `norm` (a chain), they divide the first column of a Stack of two, a value and one,
+    by that function of the second: the result has the axes of that column.
+    """
 
     mask: str
     readers: tuple[str, ...]
     writers: tuple[str, ...]
+    maps: tuple[tuple[str, ...], ...] = ()
+    skip: tuple[str, ...] = ()
+    norm: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,7 +279,7 @@ def operands(node: AnyNode) -> tuple[str, ...]:
             return tuple(dict.fromkeys(name for value in values for name in value))
         case Mask():
             return node.operands()
-        case Contraction(mask=mask, readers=readers, writers=writers):
-            return (mask, *readers, *writers)
+        case Contraction(mask=mask, readers=readers, writers=writers, skip=skip):
+            return (mask, *readers, *writers, *skip)
         case DenseMask(mask=mask):
             return (mask,)

@@ -1,24 +1,25 @@
 """Graph -> plan: for every masked contraction the cheapest legal ordering, its rivals, and the refusals with reasons.
 
-Nothing is timed here; predicted seconds come from counts and a `Hardware` profile.
+Nothing is timed here; predicted seconds come from counts of work and a `Hardware` profile. A call without gradients,
+one with them, and a step are planned apart.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ssdc.errors import OrderError
 from ssdc.graph.graph import Graph
-from ssdc.plan.candidate import Candidate, Refusal
-from ssdc.plan.explain import explain
-from ssdc.plan.hardware import CPU, Hardware
+from ssdc.plan.asked import Asked, Chunk, Form, Order, Wish
+from ssdc.plan.candidate import Candidate, Mode, Pricing, Refusal
+from ssdc.plan.hardware import Hardware
+from ssdc.plan.memory import Options, bytes_of, within
 from ssdc.plan.orders import chunked, direct, fft, quadratic, recurrent, scan
-from ssdc.plan.pairs import over_pairs
 from ssdc.plan.problem import Problem, problem
+from ssdc.plan.profiles import profile
 
-Ordering = Callable[[Problem, Hardware, int | None], tuple[Candidate | Refusal, ...]]
+Ordering = Callable[[Pricing, int | None], tuple[Candidate | Refusal, ...]]
 
 ORDERINGS: Mapping[str, Ordering] = {
     "recurrent": recurrent.candidates,
@@ -33,28 +34,32 @@ ORDERINGS: Mapping[str, Ordering] = {
 ASKED_ONLY: Mapping[str, str] = {"fft": fft.WHY_ASKED_ONLY}
 """Orderings that `auto` leaves alone, and why."""
 
-Order = str | Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class Choice:
-    """The ordering of one contraction: what was chosen, what else was legal (cheapest first), what was refused."""
+    """The ordering of one contraction: what was chosen, what else was legal (cheapest first), what was refused.
+
+    `form` is what was asked for of the Triton kernels, one of `ssdc.plan.asked.FORMS`.
+    """
 
     problem: Problem
     chosen: Candidate
     rivals: tuple[Candidate, ...]
     refused: tuple[Refusal, ...]
     forced: bool
+    form: str = "auto"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The orderings of a layer for one call's sizes, by contraction."""
+    """The orderings of a layer for one call's sizes, by contraction, and what they are planned for."""
 
     layer: str
     hardware: Hardware
     sizes: Mapping[str, int]
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    mode: Mode = "forward"
+    memory_limit: int | None = None
 
     @property
     def orders(self) -> dict[str, str]:
@@ -67,88 +72,77 @@ class Plan:
         return sum(choice.chosen.cost.seconds for choice in self.choices.values())
 
     def __str__(self) -> str:
-        return explain(self)
+        chosen = {name: choice.chosen for name, choice in self.choices.items()}
+        rows = (f"{name}: {one.title}, {1e3 * one.cost.seconds:.3g} ms" for name, one in chosen.items())
+        return "\n".join((f"layer {self.layer} on {self.hardware.name}", *rows))
 
 
 def plan(
-    graph: Graph, sizes: Mapping[str, int], *, order: Order = "auto", chunk: int | None = None, hardware: Hardware = CPU
+    graph: Graph,
+    sizes: Mapping[str, int],
+    *,
+    order: Order = "auto",
+    chunk: Chunk = None,
+    form: Form = None,
+    hardware: Hardware | None = None,
+    mode: Mode = "forward",
+    memory_limit: int | str | None = None,
 ) -> Plan:
     """The plan for one call. `sizes` gives every per-call atom and T under the reader's name.
 
     `order` names one ordering for the layer, or one an equation; an ordering that an equation does not admit raises
     OrderError with the reason. One name for the layer leaves masks of bounded width that stand alone on `direct`.
+    `hardware` is this process's own profile if not given. With `mode` "both" gradients are planned for, with "step" one
+    position. `memory_limit` (bytes, or such as "2GB") bounds temporaries and states; PlanError tells where none fits.
     """
-    _check(graph, order, chunk)
+    machine = profile() if hardware is None else hardware
+    asked = Asked(order, chunk, form)
+    asked.check(graph, ORDERINGS)
+    limit = None if memory_limit is None else bytes_of(memory_limit)
+    if mode == "step":
+        sizes = {**sizes, graph.reader: 1}
     choices: dict[str, Choice] = {}
+    options: dict[str, Options] = {}
     for node in graph.contractions:
         found = problem(graph, node, sizes)
-        choices[node.name] = _choose(found, _wanted(graph, found, order), chunk, hardware)
-    if chunk is not None and not any(choice.chosen.order == "chunked" for choice in choices.values()):
+        choices[node.name], options[node.name] = _choose(found, asked.of(graph, found), machine, mode)
+    if isinstance(chunk, int) and not any(choice.chosen.order == "chunked" for choice in choices.values()):
         refusal = next(
             (r.reason for c in choices.values() for r in c.refused if r.order == "chunked"), "it has no chunks"
         )
         raise OrderError(f"chunk is {chunk}, and no equation of {graph.layer} is chunked: {refusal}")
-    return Plan(graph.layer, hardware, dict(sizes), choices)
+    if limit is not None and mode != "step":
+        picked = within(graph.layer, options, limit, together=mode == "both")
+        choices = {name: _pick(choice, picked[name]) for name, choice in choices.items()}
+    return Plan(graph.layer, machine, dict(sizes), choices, mode, limit)
 
 
-def _check(graph: Graph, order: Order, chunk: int | None) -> None:
-    """Raise OrderError for an order or chunk that does not exist, or that the layer cannot take."""
-    if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
-        raise OrderError(f"chunk is {chunk!r}, and needs to be a number of positions, at least 1")
-    wanted = dict(order) if isinstance(order, Mapping) else {"": order}
-    for name in wanted.values():
-        if not isinstance(name, str) or (name not in ORDERINGS and name != "auto"):
-            close = difflib.get_close_matches(str(name), [*ORDERINGS, "auto"], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"orders are auto, {', '.join(ORDERINGS)}"
-            raise OrderError(f"there is no order {name!r}; {hint}")
-    if chunk is not None and not set(wanted.values()) <= {"auto", "chunked"} and not isinstance(order, Mapping):
-        raise OrderError(f"chunk goes with the order 'chunked', and the order is {order!r}; leave one of them out")
-    fixed = over_pairs(graph)
-    for equation, reason in fixed.items():
-        name = wanted.get(equation, wanted.get("", "auto"))
-        if name not in ("auto", "quadratic"):
-            raise OrderError(f"'{equation}' does not admit the order {name!r}: {reason}; its one ordering is quadratic")
-    if isinstance(order, Mapping):
-        equations = {part for node in graph.contractions for part in names_of(graph, node.name)} | set(fixed)
-        for equation in order:
-            if equation not in equations:
-                known = ", ".join(sorted(equations)) or "none"
-                raise OrderError(f"order names the equation {equation!r}; equations with an order to choose: {known}")
-
-
-def names_of(graph: Graph, contraction: str) -> tuple[str, ...]:
-    """The names by which `order=` may call a contraction: its own, its equation's, those it was fused from."""
-    return tuple(dict.fromkeys((contraction, graph.equations.get(contraction, contraction), *contraction.split("+"))))
-
-
-def _wanted(graph: Graph, found: Problem, order: Order) -> str:
-    if isinstance(order, Mapping):
-        for name in names_of(graph, found.name):
-            if name in order:
-                return order[name]
-        return "auto"
-    alone = found.mask.width is not None and not found.gated and not found.readers
-    if alone and order != "auto" and order != "fft":
-        return "direct"
-    return order
-
-
-def _choose(found: Problem, order: str, chunk: int | None, hardware: Hardware) -> Choice:
-    candidates: list[Candidate] = []
-    refused: list[Refusal] = []
-    for offer in ORDERINGS.values():
-        for made in offer(found, hardware, chunk if order in ("auto", "chunked") else None):
-            (candidates if isinstance(made, Candidate) else refused).append(made)  # type: ignore[arg-type]
-    asked = [c for c in candidates if (c.order not in ASKED_ONLY if order == "auto" else c.order == order)]
+def _choose(found: Problem, wish: Wish, hardware: Hardware, mode: Mode) -> tuple[Choice, Options]:
+    """The choice for a contraction, and all that could be chosen instead."""
+    pricing = Pricing(found, hardware, found.sizes, gradient=mode == "both")
+    if mode == "step":
+        made = recurrent.step(pricing)
+        return Choice(found, made, (), (), forced=False, form=wish.form), Options(0, (made,))
+    offers = [one for offer in ORDERINGS.values() for one in offer(pricing.anew(), wish.chunk)]
+    candidates = [one for one in offers if isinstance(one, Candidate)]
+    refused = tuple(one for one in offers if isinstance(one, Refusal))
+    asked = [c for c in candidates if (c.order not in ASKED_ONLY if wish.order == "auto" else c.order == wish.order)]
     legal = [c for c in asked if c.cost.workspace <= hardware.memory] or asked
-    if order == "auto" and chunk is not None and found.mask.width is None:
+    if wish.order == "auto" and wish.chunk is not None and found.mask.width is None:
         legal = [c for c in legal if c.order == "chunked"] or legal
     if not legal:
-        reason = next((r.reason for r in refused if r.order == order), "it has none")
-        raise OrderError(f"'{found.equation}' does not admit the order {order!r}: {reason}")
+        reason = next((r.reason for r in refused if r.order == wish.order), "it has none")
+        raise OrderError(f"'{found.equation}' does not admit the order {wish.order!r}: {reason}")
     chosen = min(legal, key=lambda c: c.cost.seconds)
     rivals = tuple(sorted((c for c in candidates if c is not chosen), key=lambda c: c.cost.seconds))
-    return Choice(found, chosen, rivals, tuple(refused), forced=order != "auto" or chunk is not None)
+    state = 4 * found.count(found.state) if found.mask.width is None else 0
+    return Choice(found, chosen, rivals, refused, forced=wish.overrules, form=wish.form), Options(state, tuple(legal))
+
+
+def _pick(choice: Choice, chosen: Candidate) -> Choice:
+    """A choice with another of its candidates."""
+    others = (c for c in (choice.chosen, *choice.rivals) if c is not chosen)
+    return replace(choice, chosen=chosen, rivals=tuple(sorted(others, key=lambda c: c.cost.seconds)))
 
 
 def legal_orders(graph: Graph, sizes: Mapping[str, int]) -> tuple[str, ...]:

@@ -37,6 +37,8 @@ class Problem:
     """Atoms of each kernel, without its lag axis."""
     varying: bool
     """Whether gates change with time (documents count)."""
+    gates_vary: bool
+    """Whether gates change with time, documents left out."""
     sizes: Mapping[str, int]
 
     @property
@@ -88,9 +90,10 @@ class Problem:
 
 
 def problem(graph: Graph, node: ir.Contraction, sizes: Mapping[str, int]) -> Problem:
-    """The problem of one contraction. `sizes` gives every per-call atom and the reader (T)."""
+    """The problem of one contraction. `sizes` gives every per-call atom and the reader (T); none counts as one."""
     mask = graph.mask(node)
-    known = {atom: size for atom, size in graph.sizes.items() if size is not None} | dict(sizes)
+    known = {atom: size for atom, size in graph.sizes.items() if size is not None}
+    known |= {atom: max(1, size) for atom, size in sizes.items()}
     for name in (*node.writers,):
         found = graph.nodes[name]
         if isinstance(found, ir.Stack) and found.axes[-1] not in known:
@@ -109,6 +112,7 @@ def problem(graph: Graph, node: ir.Contraction, sizes: Mapping[str, int]) -> Pro
         gates=tuple(atom for atom in declared if atom in gates),
         kernels=tuple(tuple(a for a in graph.nodes[k.node].axes if a != k.axis) for k in mask.kernels),
         varying=any(graph.reader in graph.nodes[name].axes for name in (*mask.all_gates, *mask.documents)),
+        gates_vary=any(graph.reader in graph.nodes[name].axes for name in mask.all_gates),
         sizes=known,
     )
 
@@ -129,5 +133,6 @@ def mask_problem(graph: Graph, mask: ir.Mask, sizes: Mapping[str, int]) -> Probl
         gates=tuple(atom for atom in declared if atom in gates),
         kernels=(),
         varying=any(graph.reader in graph.nodes[name].axes for name in (*mask.all_gates, *mask.documents)),
+        gates_vary=any(graph.reader in graph.nodes[name].axes for name in mask.all_gates),
         sizes={atom: size for atom, size in graph.sizes.items() if size is not None} | dict(sizes),
     )

@@ -8,7 +8,7 @@ pair is priced as what it is: a matrix product, or elementwise work at the speed
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
@@ -26,35 +26,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What an evaluation takes: operations by unit, bytes moved, operations started, and seconds in all."""
-
-    matrix: float = 0.0
-    vector: float = 0.0
-    transcendental: float = 0.0
-    bytes: float = 0.0
-    launches: float = 0.0
-    seconds: float = 0.0
-    workspace: float = 0.0
-    """Bytes of the largest set of temporaries alive at once (a sum of their sizes, as autograd keeps them)."""
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
-
-    def times(self, factor: float) -> Cost:
-        """The cost of doing it `factor` times, with the workspace of one."""
-        fields = {name: getattr(self, name) * factor for name in self.__dataclass_fields__}
-        fields["workspace"] = self.workspace
-        return Cost(**fields)
-
-
-@dataclass(frozen=True)
 class Path:
     """A cheapest tree: its steps in order, the last one's result being the product's."""
 
     steps: tuple[Step, ...]
     axes: tuple[str, ...]
-    cost: Cost = field(compare=False)
 
 
 Operands = tuple[tuple[str, tuple[str, ...]], ...]
@@ -86,7 +62,7 @@ def _search(operands: Operands, axes: tuple[str, ...], sizes: tuple[tuple[str, i
         outside = frozenset().union(out, *(of[k] for k in range(count) if not subset >> k & 1))
         kept[subset] = inside & outside if subset & (subset - 1) else of[subset.bit_length() - 1]
     kept[whole] = out & frozenset().union(*of)
-    best: dict[int, tuple[Cost, int]] = {1 << k: (Cost(), 0) for k in range(count)}
+    best: dict[int, tuple[float, int]] = {1 << k: (0.0, 0) for k in range(count)}
     for subset in sorted(range(1, whole + 1), key=int.bit_count):
         if subset in best:
             continue
@@ -94,25 +70,22 @@ def _search(operands: Operands, axes: tuple[str, ...], sizes: tuple[tuple[str, i
         while part:
             other = subset ^ part
             if part > other:
-                cost = (
-                    best[part][0] + best[other][0] + pair_cost(kept[part], kept[other], kept[subset], table, hardware)
-                )
-                if subset not in best or cost.seconds < best[subset][0].seconds:
-                    best[subset] = (cost, part)
+                pair = pair_seconds(kept[part], kept[other], kept[subset], table, hardware)
+                seconds = best[part][0] + best[other][0] + pair
+                if subset not in best or seconds < best[subset][0]:
+                    best[subset] = (seconds, part)
             part = (part - 1) & subset
     steps: list[Step] = []
     _steps(whole, best, kept, operands, axes, steps)
     if not steps:
         ((name, found),) = operands
-        summed = frozenset(found) - out
-        cost = pair_cost(frozenset(found), frozenset(), kept[whole], table, hardware) if summed else Cost()
-        return Path((Step(name, "", "out", tuple(axis for axis in axes if axis in found)),), axes, cost)
-    return Path(tuple(steps), axes, best[whole][0])
+        return Path((Step(name, "", "out", tuple(axis for axis in axes if axis in found)),), axes)
+    return Path(tuple(steps), axes)
 
 
 def _steps(
     subset: int,
-    best: Mapping[int, tuple[Cost, int]],
+    best: Mapping[int, tuple[float, int]],
     kept: Mapping[int, frozenset[str]],
     operands: Operands,
     axes: tuple[str, ...],
@@ -140,10 +113,10 @@ def _natural(left: tuple[str, ...], right: tuple[str, ...], kept: frozenset[str]
     return tuple(axis for axis in dict.fromkeys((*batch, *left, *right)) if axis in kept)
 
 
-def pair_cost(
+def pair_seconds(
     left: frozenset[str], right: frozenset[str], out: frozenset[str], sizes: Mapping[str, int], hardware: Hardware
-) -> Cost:
-    """The cost of one pairwise step, float32.
+) -> float:
+    """The predicted time of one pairwise step in float32, wherever its operands lie.
 
     A matrix product where an axis is summed and each side has an axis of its own; elementwise work otherwise.
     """
@@ -153,15 +126,10 @@ def pair_cost(
 
     summed = (left | right) - out
     rows, columns, inner = left - right - summed, right - left - summed, (left & right) - out
-    work = 2.0 * count(left | right)
     moved = 4.0 * (count(left) + count(right) + count(out))
     if inner and count(rows) > 1 and count(columns) > 1:
         least = min(count(rows), count(columns), count(inner))
-        rate = hardware.matrix * min(1.0, least / hardware.tile) ** 0.5
-        seconds = work / rate + hardware.moving(moved) + hardware.launch
-        return Cost(matrix=work, bytes=moved, launches=1, seconds=seconds, workspace=4.0 * count(out))
-    product = 4.0 * count(left | right) if summed else 0.0
-    seconds = work / hardware.vector + hardware.moving(moved + 2 * product) + hardware.launch
-    return Cost(
-        vector=work, bytes=moved + 2 * product, launches=1, seconds=seconds, workspace=4.0 * count(out) + product
-    )
+        return 2.0 * count(left | right) / hardware.product(least) + hardware.moving(moved) + hardware.launch
+    if summed:
+        moved += 8.0 * count(left | right)
+    return 2.0 * count(left | right) / hardware.vector + hardware.moving(moved) + hardware.launch

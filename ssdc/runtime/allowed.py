@@ -12,8 +12,9 @@ import re
 from ssdc.errors import PlanError
 
 MODULES = (
-    "torch", "torch.nn", "triton", "triton.language", "triton.experimental", "triton.experimental.gluon", "ssdc.runtime.blocks", "ssdc.runtime.opaque",
-    "ssdc.runtime.primitives", "ssdc.runtime.kernels.masked", "ssdc.runtime.kernels.streamed",
+    "torch", "torch.nn", "triton", "triton.language", "triton.experimental", "triton.experimental.gluon",
+    "ssdc.runtime.blocks", "ssdc.runtime.opaque", "ssdc.runtime.primitives", "ssdc.runtime.kernels.masked",
+    "ssdc.runtime.kernels.streamed",
 )  # fmt: skip
 """What generated text may import from."""
 

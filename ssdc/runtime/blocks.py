@@ -61,6 +61,9 @@ def extend(x: Tensor, dim: int, count: int, history: Tensor | None) -> Tensor:
 
 def tail(x: Tensor, dim: int, count: int, history: Tensor | None) -> Tensor:
     """The last `count` positions of `history` followed by x (of zeros followed by x where there is none)."""
+    first = x.shape[dim] - count
+    if type(first) is int and first >= 0:
+        return x.narrow(dim, first, count).clone()
     longer = extend(x, dim, count, history)
     return longer.narrow(dim, longer.shape[dim] - count, count)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 
 import platformdirs
 
+from ssdc.resources import keep
 from ssdc.runtime.allowed import check
 from ssdc.runtime.opaque import RESOLVERS
 
@@ -58,7 +58,7 @@ def cache_directory() -> Path:
 def _stored(name: str, text: str) -> Path:
     for directory in (cache_directory, _temporary):
         try:
-            return _write(directory(), name, text)
+            return keep(directory(), f"{name}.py", text.encode())
         except OSError:
             continue
     raise OSError("no directory to keep generated code in; set SSDC_CACHE_DIR to one that can be written")
@@ -67,28 +67,3 @@ def _stored(name: str, text: str) -> Path:
 @lru_cache(maxsize=1)
 def _temporary() -> Path:
     return Path(tempfile.mkdtemp(prefix="ssdc-"))
-
-
-def _write(directory: Path, name: str, text: str) -> Path:
-    """The file of a text in a directory that belongs to this user alone. Raises OSError where that cannot be."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = directory.lstat()
-    if (
-        not stat.S_ISDIR(found.st_mode)
-        or (hasattr(os, "getuid") and found.st_uid != os.getuid())
-        or found.st_mode & 0o022
-    ):
-        raise PermissionError(f"{directory} is not a directory of this user alone")
-    path = directory / f"{name}.py"
-    data = text.encode()
-    if not path.is_symlink() and path.is_file() and path.read_bytes() == data:
-        return path
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}", dir=directory)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

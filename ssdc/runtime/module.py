@@ -6,14 +6,17 @@ to the generated text of that plan. While torch traces a call, the plan made at 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ssdc.codegen.explained import explained
 from ssdc.codegen.render import render
 from ssdc.errors import CallError, DtypeError, StateError
 from ssdc.graph.graph import Graph
@@ -21,13 +24,17 @@ from ssdc.graph.nodes import Parameter
 from ssdc.graph.packing import DOCUMENTS, POSITION
 from ssdc.graph.scope import Scope
 from ssdc.graph.states import state_parts
-from ssdc.plan.explain import explain
-from ssdc.plan.planner import Order, Plan
+from ssdc.plan.asked import Asked, Chunk, Form, Order
+from ssdc.plan.candidate import Mode
+from ssdc.plan.explain.data import Explanation
+from ssdc.plan.explain.outline import in_words
+from ssdc.plan.planner import Plan
+from ssdc.plan.saved import save
 from ssdc.runtime.initialisers import initialise
 from ssdc.runtime.memory import Memory
 from ssdc.runtime.packed import offsets_of, places
 from ssdc.runtime.parameters import declare, default_initialiser
-from ssdc.runtime.programs import Programs
+from ssdc.runtime.programs import Programs, profile_of
 from ssdc.runtime.signature import Signature
 from ssdc.runtime.state import State
 from ssdc.source import Source
@@ -44,6 +51,8 @@ class Layer(nn.Module):
     dtype of the inputs.
     """
 
+    _place: Tensor
+
     def __init__(
         self,
         source: Source,
@@ -51,8 +60,10 @@ class Layer(nn.Module):
         graph: Graph,
         *,
         order: Order = "auto",
-        chunk: int | None = None,
+        chunk: Chunk = None,
+        form: Form = None,
         backend: str = "torch",
+        memory_limit: int | str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,10 +73,12 @@ class Layer(nn.Module):
         for node in graph.parameters:
             self._declare(scope, node, device, dtype)
         self._holders = [self._holder(node.name) for node in graph.parameters]
+        if not graph.parameters:
+            self.register_buffer("_place", torch.empty(0, device=device), persistent=False)  # where states begin
         self._checked: dict[tuple[object, ...], dict[str, int]] = {}
         self._memory = Memory(graph)
         self._position = any(node.name == POSITION for node in graph.inputs)
-        self._programs = Programs(graph, order, chunk, backend)
+        self._programs = Programs(graph, Asked(order, chunk, form), backend, memory_limit)
 
     # ---- construction ------------------------------------------------------------------------------------------------
 
@@ -117,13 +130,27 @@ class Layer(nn.Module):
 
     # ---- plans -------------------------------------------------------------------------------------------------------
 
-    def plan(self, **sizes: int) -> Plan:
-        """The plan for a call of these sizes: every axis that calls decide, and T. Axes left out count as one."""
-        return self._programs.plan(self._programs.sizes(sizes))
+    def plan(self, mode: Mode = "forward", /, **sizes: int) -> Plan:
+        """The plan for a call of these sizes: every axis that calls decide, and T. Axes left out count as one.
 
-    def explain(self, **sizes: int) -> str:
-        """The orderings of each masked contraction, priced, and the choice."""
-        return explain(self.plan(**sizes), self.graph)
+        A call without gradients is planned for; with `mode` "both", one that has them; with "step", one position.
+        """
+        device = self._device()
+        machine = None if device is None else profile_of(device)
+        return self._programs.plan(self._programs.sizes(sizes), mode, machine)
+
+    def explanation(self, mode: Mode = "forward", /, **sizes: int) -> Explanation:
+        """The plan for a call of these sizes explained, as data: candidates priced by part, refusals with their places
+        in the source, the kernels of a CUDA device, totals."""
+        return explained(self.graph, self.plan(mode, **sizes), self.source)
+
+    def explain(self, mode: Mode = "forward", /, **sizes: int) -> str:
+        """The explanation as text."""
+        return in_words(self.explanation(mode, **sizes))
+
+    def save_plan(self, path: str | os.PathLike[str], mode: Mode = "forward", /, **sizes: int) -> None:
+        """Write the plan for a call of these sizes to a file, to be reviewed and given to `ssdc.compile(plan=path)`."""
+        Path(path).write_text(save(self.plan(mode, **sizes), self.graph), encoding="utf-8")
 
     def text(self, **sizes: int) -> str:
         """The generated module for a call of these sizes."""
@@ -182,7 +209,8 @@ class Layer(nn.Module):
     def init_state(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32, **sizes: int
     ) -> State:
-        """The state before the first position. `sizes` gives every axis that calls decide (`b=4`)."""
+        """The state before the first position, where the layer is unless `device` tells. `sizes` gives every axis that
+        calls decide (`b=4`)."""
         self._memory.require()
         missing = [atom for atom in self._memory.needs(self.call_axes) if atom not in sizes]
         if missing:
@@ -192,7 +220,8 @@ class Layer(nn.Module):
             raise DtypeError(
                 f"the state's dtype is {dtype}; it needs torch.float32, or torch.float64 for float64 inputs"
             )
-        return self._memory.empty(self._programs.sizes(dict(sizes)), device or self._device(), dtype)
+        place = device or self._device() or self._place.device
+        return self._memory.empty(self._programs.sizes(dict(sizes)), place, dtype)
 
     def _check(self, inputs: list[Tensor], state: Any, *, step: bool) -> dict[str, int]:
         """The sizes of a call, its inputs and state checked; what has passed once is known by shapes, dtypes and
@@ -224,7 +253,8 @@ class Layer(nn.Module):
     ) -> tuple[tuple[Tensor, ...], State | None]:
         packed = cu_seqlens is not None
         kernels = self._programs.by_kernels(inputs)
-        module = self._programs.module(sizes, packed=packed, kernels=kernels)
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *self._learned()))
+        module = self._programs.module(sizes, inputs[0].device, packed=packed, kernels=kernels, gradient=learns)
         given, parts = inputs, self._memory.parts
         if packed:
             graph = self._programs.packed()
@@ -347,5 +377,5 @@ class Layer(nn.Module):
 
     def extra_repr(self) -> str:
         """The layer's name and the orders asked for, for print(module)."""
-        order = self._programs.order
+        order = self._programs.asked.order
         return f"{self.graph.layer}, order={order if isinstance(order, str) else dict(order)!r}"

@@ -65,10 +65,8 @@ def _evaluate(
 ) -> tuple[Tensor, Tensor | None]:
     rest = iter(given)
     tensors = [next(rest) if there else None for there in present]
-    found: tuple[Tensor, Tensor | None] = RESOLVERS[-1](text, name)(
-        *tensors, want_state, torch.float64 if wide else torch.float32
-    )
-    return found
+    y, final = RESOLVERS[-1](text, name)(*tensors, want_state, torch.float64 if wide else torch.float32)
+    return y, final if want_state else None
 
 
 @contraction.register_fake

@@ -1,5 +1,5 @@
-"""The walk for Hopper GPUs, in each of its roles, against float64 on the CPU: values, gradients, segments of time, sizes
-of heads, layouts that the copy engine does not read."""
+"""The walk for Hopper GPUs, in each of its roles, against float64 on the CPU: values, gradients, segments of time,
+sizes of heads, layouts that the copy engine does not read."""
 
 from __future__ import annotations
 
@@ -78,25 +78,34 @@ def test_every_pair_of_sizes(states: int, columns: int) -> None:
         check(case, torch.bfloat16, 1)
 
 
-def test_it_is_what_a_call_takes_and_what_it_cannot_read_goes_elsewhere() -> None:
-    case = Case(length=300, states=64, columns=64)
-    query, key, value, gate, *_ = on_device(operands(case, torch.bfloat16), grad=False)
+def test_large_calls_take_it_and_what_it_cannot_read_goes_elsewhere() -> None:
+    case = Case(length=configuration.LARGE // 1024, states=64, columns=64)
+    lead = (case.batch, case.length, case.heads, 64)
+    query, key, value = (torch.zeros(lead, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    gate = torch.zeros(lead[:3], device="cuda")
     facts = passes._facts(query, value, gate, None, False, 0, None, "")
-    chosen = configuration.forward(facts, passes._call(case.heads, False, True, query, key, value))
-    assert chosen.form == "hopper"
-    wide = torch.zeros(*query.shape[:3], 65, device="cuda", dtype=torch.bfloat16)
-    odd = wide[..., 1:].copy_(query)  # rows of 130 bytes
-    assert not walks.readable(odd, key, value)
+
+    def form(*tensors: torch.Tensor) -> str:
+        return configuration.forward(facts, passes._call(case.heads, False, True, *tensors)).form
+
+    assert form(query, key, value) == "hopper"
+    assert form(*(x[:, :100] for x in (query, key, value))) != "hopper"  # too short to pay
+    odd = torch.zeros(*lead[:3], 65, device="cuda", dtype=torch.bfloat16)[..., 1:]  # rows of 130 bytes
+    assert form(odd, key, value) != "hopper"
     assert not walks.readable(query[:1].expand(2, -1, -1, -1))
-    assert configuration.forward(facts, passes._call(case.heads, False, True, odd, key, value)).form != "hopper"
 
 
 def test_two_runs_give_the_same_bits_and_later_inputs_leave_earlier_outputs_alone() -> None:
     case = Case(batch=2, length=700, states=128, columns=64, scale=True)
     leaves = on_device(operands(case, torch.bfloat16), grad=False)
-    first, again = run(case, leaves)[0], run(case, leaves)[0]
+    walked = patch.object(configuration, "LARGE", 0)
+    with walked:
+        configuration.forward.cache_clear()
+        first, again = run(case, leaves)[0], run(case, leaves)[0]
     assert torch.equal(first, again)
     changed = [x.clone() if x is not None else None for x in leaves]
     for x in changed[:3]:
         x[:, 333:] = 7.0
-    assert torch.equal(run(case, changed)[0][:, :333], first[:, :333])
+    with walked:
+        assert torch.equal(run(case, changed)[0][:, :333], first[:, :333])
+    configuration.forward.cache_clear()

@@ -63,7 +63,7 @@ def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> N
     exact, magnitude = reference(case, given, grad, grad_final)
     for form, segments in FORMS:
         leaves = on_device(given)
-        backward = partial(configuration.backward, segments=segments)
+        backward = partial(configuration.backward, segments=segments, form="parallel")
         y, final = run(case, leaves, form, segments)
         with patch.object(configuration, "backward", backward):
             torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
@@ -84,9 +84,13 @@ def test_every_pair_of_tile_sizes(states: int, columns: int) -> None:
         exact, magnitude = reference(case, given, grad, grad_final)
         for form, segments in forms:
             leaves = on_device(given)
-            with patch.object(configuration, "share_of", lambda shared, most: shared):
+            backward = partial(configuration.backward, form="parallel")
+            with (
+                patch.object(configuration, "share_of", lambda shared, most: shared),
+                patch.object(configuration, "backward", backward),
+            ):
                 configuration.forward.cache_clear()
-                configuration.backward.cache_clear()
+                backward.func.cache_clear()
                 y, final = run(case, leaves, form, segments)
                 torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
             found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, 2.0**-8)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ssdc.codegen.triton.facts import Template
+from ssdc.codegen.triton.hopper import Role
 from tests.support.canaries import MARGIN, Guarded
 from tests.support.device import DEVICE, example, inputs, marks, moved, on_device
-from tests.support.launches import CHUNKED, FORMS, both_ways, recorded, runs
+from tests.support.launches import CHUNKED, FORMS, both_ways, recorded, runs, walked
 from tests.support.programs import at, tuple_of
 
 pytestmark = marks
@@ -32,7 +33,8 @@ def test_every_template_is_launched() -> None:
     with recorded() as found:
         for _, run in runs(torch.bfloat16, to_device):
             run()
-    assert set(found) == set(get_args(Template))
+    hopper = torch.cuda.get_device_capability()[0] == 9
+    assert set(found) == {*get_args(Template), *((*get_args(Role), "gates") if hopper else ())}
 
 
 @pytest.fixture
@@ -116,6 +118,8 @@ def test_a_layer_under_poison(dtype: torch.dtype, poisoned: None) -> None:
 def test_no_launch_touches_its_operands() -> None:
     for case in CHUNKED:
         for form, segments in FORMS:
+            if form == "hopper" and not walked(case, torch.bfloat16):
+                continue
             kept: list[tuple[Tensor, Tensor]] = []
 
             def place(x: Tensor, kept: list[tuple[Tensor, Tensor]] = kept) -> Tensor:

@@ -158,6 +158,7 @@ def test_the_operator_of_an_exported_contraction() -> None:
 
 # ---- precision -----------------------------------------------------------------------------------------------------
 
+
 @some
 def test_autocast_leaves_states_and_decays_alone(case: Case) -> None:
     """Only contractions with a parameter are in bfloat16; the rest is bit for bit what it is without autocast."""
@@ -225,6 +226,7 @@ def test_packed_documents(case: Case) -> None:
 
 # ---- determinism and causality -------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_two_calls_give_the_same_bits(case: Case) -> None:
     x = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in draw_inputs(case, CHUNK + 5).items()}
@@ -276,6 +278,7 @@ def test_a_part_of_the_batch_gives_the_same_values(case: Case) -> None:
 
 
 # ---- saving, copying, states as trees ------------------------------------------------------------------------------
+
 
 @some
 def test_saving_copying_and_states(case: Case) -> None:

@@ -13,10 +13,14 @@ import triton
 import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.language import NVMMASharedLayout
 
 from ssdc.codegen.triton import configuration
 from ssdc.codegen.triton.configuration import Call
 from ssdc.codegen.triton.facts import Facts, Kernel
+from ssdc.codegen.triton.hopper import Walk
+from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.launch import function
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
@@ -54,6 +58,10 @@ def usage(kernel: Kernel, capability: int) -> Usage:
             attributes[place,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=made, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": kernel.tiles.warps, "num_stages": kernel.tiles.stages, "enable_fp_fusion": True}
+    return _usage(source, options, capability)
+
+
+def _usage(source: ASTSource, options: dict[str, object], capability: int) -> Usage:
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -83,3 +91,29 @@ def configurations(facts: Facts) -> Iterator[Kernel]:
             if kernel not in seen:
                 seen.add(kernel)
                 yield kernel
+
+
+WALK_POINTERS = ("gate", "own", "scale", "skip", "entering", "final", "through", "rows", "crossing", "d_own", "dots",
+                 "skip_dots", "totals", "logarithms")  # fmt: skip
+
+
+def usage_of_walk(walk: Walk) -> Usage:
+    """The same of a walk for Hopper, whose operands are descriptors of tiles."""
+    made, tiles = walks.function(walk), walk.tiles
+    element = POINTERS[walk.facts.dtype][1:]
+    widths = {"left": tiles.inner, "right": tiles.inner, "columns": tiles.outer, "other": tiles.outer}
+    layout = NVMMASharedLayout(128, 16, 4)
+    signature: dict[str, str] = {}
+    attributes: dict[tuple[int, ...], list[list[object]]] = {}
+    for place, name in enumerate(made.arg_names):
+        if name in (*widths, "output"):
+            shape = [1, tiles.chunk, 1, widths.get(name, tiles.outer)]
+            signature[name] = f"tensordesc<{element}{shape},{layout!r}>"
+        elif name == "chunks":
+            signature[name] = POINTERS[walk.facts.dtype]
+        else:
+            signature[name] = "*fp32" if name in WALK_POINTERS else "i32"
+            if name in WALK_POINTERS:
+                attributes[place,] = [["tt.divisibility", 16]]
+    source = GluonASTSource(fn=made, signature=signature, constexprs={}, attrs=attributes)
+    return _usage(source, {"num_warps": walk.warps, "enable_fp_fusion": True}, 90)

@@ -15,22 +15,24 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from ssdc.codegen.triton import configuration
-from ssdc.codegen.triton.facts import Kernel
-from ssdc.runtime.kernels import launch
+from ssdc.codegen.triton import configuration, hopper
+from ssdc.codegen.triton.facts import Facts, Kernel
+from ssdc.codegen.triton.maps import decoded
+from ssdc.runtime.kernels import launch, passes, walks
 from ssdc.runtime.kernels.masked import masked, masked_step
 from ssdc.runtime.kernels.streamed import streamed
 from tests.support import masked as chunked
 from tests.support import streamed as pairs
 from tests.support.device import DEVICE
 
-FORMS = (("recurrent", 1), ("walk", 1), ("segments", 2), ("parallel", 1), ("parallel", 2))
+FORMS = (("recurrent", 1), ("walk", 1), ("segments", 2), ("parallel", 1), ("parallel", 2), ("hopper", 1), ("hopper", 2))
 CHUNKED = (
     chunked.Case(length=131, states=24, columns=80, groups=(1, 1, 0), scale=True, skip="column"),
     chunked.Case(length=67, states=16, columns=17, gate="none", initial=False),
     chunked.Case(length=65, states=80, columns=24, gate="constant", groups=(2, 2, 1), skip="head"),
     chunked.Case(length=70, states=33, columns=40, strict=True, own="varying", maps="*0.3,tanh;silu;"),
     chunked.Case(length=65, states=24, columns=20, maps="elu_one;elu_one;;+1e-06", gate="none"),
+    chunked.Case(length=131, states=72, columns=40, strict=True, own="varying"),
 )
 PAIRS = (
     pairs.Case(length=131, states=24, columns=80, groups=(1, 1, 0), scale=True),
@@ -52,11 +54,19 @@ def both_ways(case: chunked.Case, dtype: torch.dtype, form: str, segments: int, 
     leaves = [x.requires_grad_() for x in given.values() if x is not None]
     given["own"] = reader(case, given["own"])  # type: ignore[assignment]
     forward = partial(configuration.forward, form=form, segments=segments)
-    backward = partial(configuration.backward, segments=segments)
+    backward = partial(configuration.backward, segments=segments, form="hopper" if form == "hopper" else "parallel")
     with patch.object(configuration, "forward", forward), patch.object(configuration, "backward", backward):
         y, final = masked(**given, heads=case.heads, strict=case.strict, maps=case.maps)  # type: ignore[arg-type]
         grads = place(torch.ones_like(y, device="cpu")), place(torch.ones_like(final, device="cpu"))
         return [y, final, *torch.autograd.grad((y, final), leaves, grads)]
+
+
+def walked(case: chunked.Case, dtype: torch.dtype) -> bool:
+    """Whether the walk for Hopper does a case: it is such a GPU, and the copy engine reads the operands."""
+    given = dict(_operands(chunked, case, dtype))
+    tiles = [given[name].to(DEVICE) for name in ("query", "key", "value")]
+    facts = Facts(passes.NAMES[dtype], case.states, case.columns, maps=decoded(case.maps)[0], norm=case.norm)
+    return hopper.fits(facts) and walks.readable(*tiles)
 
 
 def one_position(case: chunked.Case, dtype: torch.dtype, place: Place) -> list[Tensor]:
@@ -88,6 +98,8 @@ def runs(dtype: torch.dtype, place: Place) -> Iterator[tuple[str, Run]]:
     """Everything there is to run, by name."""
     for case in CHUNKED:
         for form, segments in FORMS:
+            if form == "hopper" and not walked(case, dtype):
+                continue
             yield f"{case} {form} {segments}", partial(both_ways, case, dtype, form, segments, place)
         yield f"{case} step", partial(one_position, case, dtype, place)
     for other in PAIRS:
@@ -98,13 +110,17 @@ def runs(dtype: torch.dtype, place: Place) -> Iterator[tuple[str, Run]]:
 def recorded() -> Iterator[list[str]]:
     """The templates of the launches within, in order."""
     found: list[str] = []
-    plain = launch.function
+    plain, walk = launch.function, walks.function
 
     def function(kernel: Kernel) -> object:
         found.append(kernel.template)
         return plain(kernel)
 
-    with patch.object(launch, "function", function):
+    def walking(kernel: hopper.Walk | hopper.Gates) -> object:
+        found.append(kernel.role if isinstance(kernel, hopper.Walk) else "gates")
+        return walk(kernel)
+
+    with patch.object(launch, "function", function), patch.object(walks, "function", walking):
         yield found
 
 

@@ -43,6 +43,8 @@ SPECS = {
     "norm": "m[b,t,h,p] = " + SUM.replace("q[b,t,g,n]", "Q[b,t,g,n]").replace("k[b,s,g,n]", "K[b,s,g,n]")
     + "\n  d[b,t,h] = Q[b,t,g,n] * {mask}[b,h,t,s] * K[b,s,g,n]\n  Q[b,t,g,n] = sigmoid(q[b,t,g,n]) * 0.5"
     + "\n  K[b,t,g,n] = elu(k[b,t,g,n]) + 1\n  y[b,t,h,p] = m[b,t,h,p] / (0.5 + d[b,t,h])",
+    "row first": "d[b,t,h] = q[b,t,g,n] * {mask}[b,h,t,s] * k[b,s,g,n]\n  m[b,t,h,p] = " + SUM
+    + "\n  y[b,t,h,p] = m[b,t,h,p] / max(1, abs(d[b,t,h]))",
     "two uses": "m[b,t,h,p] = " + SUM + "\n  d[b,t,h] = q[b,t,g,n] * {mask}[b,h,t,s] * k[b,s,g,n]"
     + "\n  y[b,t,h,p] = m[b,t,h,p] / max(abs(d[b,t,h]), 1) + d[b,t,h]",
     "outside": "y[b,t,h,p] = (" + SUM + ") * 2 + a[b,t,h] * v[b,t,h,p]",

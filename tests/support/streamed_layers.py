@@ -35,6 +35,18 @@ layer mixed(H, N, P, W = 40) {
 """
 
 
+DOCUMENTS = """
+layer documents(H, N, P) {
+  time t, s
+  axis b, h = H, n = N, p = P
+  input q[b,t,h,n], k[b,t,h,n], v[b,t,h,p], doc[b,t] : int
+  mask M[b,t,s] = causal * documents(doc[b,t])
+  y[b,t,h,p] = q[b,t,h,n] * k[b,s,h,n] * M[b,t,s] * v[b,s,h,p]
+  output y
+}
+"""
+
+
 def tensors(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randn(2, LENGTH, *shape, generator=generator) for name, shape in shapes.items()}
@@ -73,7 +85,7 @@ class Served:
         common = {"N": 16, "P": 24}
         if self.draw is ssd:
             return {**common, "H": 4, "G": 2}
-        return {**common, "H": 2} | ({} if self.draw is attention else {"W": self.width})
+        return {**common, "H": 2} | ({"W": self.width} if "W" in self.source or "window" in self.source else {})
 
 
 LAYERS = {
@@ -81,6 +93,7 @@ LAYERS = {
     "window of one": Served("examples/packed_window.ssd", packed, width=1),
     "window, quadratic": Served("examples/packed_window.ssd", packed, "quadratic", width=150),
     "windows in one sum": Served(MIXED, mixed, cut=0),
+    "documents, quadratic": Served(DOCUMENTS, packed, "quadratic"),
     "ssd, quadratic": Served("examples/ssd.ssd", ssd, "quadratic"),
     "ssd, recurrent": Served("examples/ssd.ssd", ssd, "recurrent", "recurrent"),
     "retention, quadratic": Served("examples/retention.ssd", attention, "quadratic"),

@@ -27,6 +27,9 @@ FORMS: Mapping[str, Form | None] = {
 SHORT = 16
 """The longest call that goes position by position: speculative decoding, short prefills."""
 
+LARGE = 2**24
+"""Elements of keys and values, head by head, from which Hopper's walk is chosen."""
+
 WALK_SLOTS, STATES_SLOTS = 2, 3
 """Programs of the walk and of states that a multiprocessor holds at once, by their registers."""
 
@@ -163,11 +166,17 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
 def _form(facts: Facts, call: Call, programs: int, chunks: int) -> Form:
     if call.length <= SHORT:
         return "recurrent"
-    if call.engine and hopper.fits(facts):
+    if _walks(facts, call):
         return "hopper"
     if facts.states > 128 or (facts.dtype == "float32" and facts.states > 64):
         return "parallel"
     return "walk" if segments_for(programs, chunks, WALK_SLOTS * call.processors) == 1 else "segments"
+
+
+def _walks(facts: Facts, call: Call) -> bool:
+    """Whether Hopper's walk is chosen: it serves, and the call is worth its launch, whose descriptors cost the host
+    some 20 microseconds more."""
+    return call.engine and hopper.fits(facts) and call.lanes * call.length * (facts.states + facts.columns) >= LARGE
 
 
 def _hopper_segments(facts: Facts, call: Call, chunks: int) -> int:
@@ -224,7 +233,7 @@ def backward(
     inner, outer = head(facts)
     of_states = state_tiles(facts)
     # Beyond 128 states the walks that give gates their gradients, too, do not fit the registers.
-    walks = call.engine and hopper.fits(facts) and not (gates and max(facts.states, facts.columns) > 128)
+    walks = _walks(facts, call) and not (gates and max(facts.states, facts.columns) > 128)
     form = form or ("hopper" if walks else "parallel")
     if segments is None and form == "hopper":
         segments = _hopper_segments(facts, call, chunks)

@@ -46,6 +46,14 @@ class Facts:
     maps: tuple[Chain, Chain, Chain] = ((), (), ())
     norm: Chain | None = None
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: kernels are chosen by facts at every call."""
+        return hash(tuple(getattr(self, one.name) for one in fields(self)))
+
     @cached_property
     def factor(self) -> float:
         """The number that the query's map ends with as a factor: scores are multiplied by it, not tiles."""

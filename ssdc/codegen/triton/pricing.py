@@ -9,12 +9,13 @@ times; a machine's figures are its profile's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from math import ceil
 
 from ssdc.codegen.triton import configuration
 from ssdc.codegen.triton.configuration import STATES_SLOTS, WALK_SLOTS, Backward, Call, Form, Forward
-from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
+from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.hopper import Role, Walk, fits
 from ssdc.plan.candidate import Candidate, priced
 from ssdc.plan.cost import Work
@@ -22,7 +23,7 @@ from ssdc.plan.hardware import Hardware
 
 SLOTS: Mapping[str, int] = {
     "walk": WALK_SLOTS, "states": STATES_SLOTS, "carry": 8, "outputs": 3, "gradients": 2, "values": 2, "recurrent": 8,
-    "hopper": 2,
+    "hopper": 2, "hopper, wide": 1,
 }  # fmt: skip
 """Programs of each kernel that a multiprocessor holds at once, by registers and shared memory."""
 SEGMENTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32)
@@ -31,6 +32,8 @@ CALL, CALL_BACK = 13.0, 100.0
 """Operations that the host's work on a call is worth, forward and backward."""
 HOPPER = 0.55
 """Time of a step of Hopper's walk over that of the portable one: loads go ahead of it, products wait for less."""
+DESCRIBED = 2.3
+"""Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
 KEPT, PROLOGUE = 1.8, 0.8
 """How much longer a step takes that stores a state, and the steps that reading a chunk's operands first is worth."""
 REREAD = 0.3
@@ -170,9 +173,7 @@ class _Sizes:
         again = 1.0 + REREAD * (parts - 1)
         pairs = 2.0 * self.facts.states * (again / self.call.shared + REREAD * (1 - 1 / self.call.shared))
         moved = self.item * self.tokens * (pairs + 2.0 * self.facts.columns) + 8.0 * self.tokens
-        return self._work(
-            kernel.template, kernel.tiles, self.call.lanes * segments * parts, -(-self.chunks // segments), flops, moved
-        )
+        return self._work(kernel, self.call.lanes * segments * parts, -(-self.chunks // segments), flops, moved)
 
     def states(self, kernel: Kernel, segments: int, *, kept: bool) -> Work:
         """States of segments, or (`kept`) of every chunk, into memory."""
@@ -186,7 +187,7 @@ class _Sizes:
         moved = self.item * self.tokens * read + written + 4.0 * self.tokens
         programs = self.call.lanes * segments * rows * columns
         steps = -(-self.chunks // segments) * (KEPT if kept else 1.0)
-        return self._work(kernel.template, kernel.tiles, programs, steps, flops, moved, held=written)
+        return self._work(kernel, programs, steps, flops, moved, held=written)
 
     def hopper(self, role: Role, segments: int) -> Work:
         """One of Hopper's walks."""
@@ -200,7 +201,7 @@ class _Sizes:
         steps = HOPPER * ceil(ceil(self.call.length / chunk) / segments)
         programs = self.call.lanes * segments * walk.outers
         moved = self.item * self.tokens * (rows if walk.walks else rows / 2) + 8.0 * self.tokens
-        return self._work("hopper", tiles, programs, steps, flops, moved)
+        return replace(self._work(walk, programs, steps, flops, moved), kernels=DESCRIBED)
 
     def groups(self) -> dict[str, list[Work]]:
         """The sum of gradients over the heads that share a query and key."""
@@ -213,9 +214,7 @@ class _Sizes:
         """The state that enters each segment."""
         size = float(self.facts.states * self.facts.columns * self.call.lanes)
         programs = self.call.lanes * -(-self.facts.states * self.facts.columns // kernel.stretch)
-        return self._work(
-            kernel.template, kernel.tiles, programs, segments, 0.0, 8.0 * size * segments, held=4.0 * size * segments
-        )
+        return self._work(kernel, programs, segments, 0.0, 8.0 * size * segments, held=4.0 * size * segments)
 
     def chunkwise(self, kernel: Kernel, *, products: int, states: int) -> Work:
         """All chunks side by side: `products` between positions and `states` read back for each tile."""
@@ -229,21 +228,22 @@ class _Sizes:
         rows = 2.0 * products * (self.facts.states / self.call.shared + self.facts.columns)
         moved = self.item * (states * size + self.tokens * rows * (1 + REREAD * (parts - 1)))
         programs = self.call.lanes // kernel.share * self.chunks * parts
-        return self._work(kernel.template, kernel.tiles, programs, steps * kernel.share, flops, moved)
+        return self._work(kernel, programs, steps * kernel.share, flops, moved)
 
     def positions(self, kernel: Kernel) -> Work:
         """One pass position by position."""
         parts = -(-self.facts.columns // kernel.tiles.outer)
         moved = self.item * 2.0 * self.tokens * (self.facts.states * parts + self.facts.columns)
-        return self._work(kernel.template, kernel.tiles, self.call.lanes * parts, self.call.length, 0.0, moved)
+        return self._work(kernel, self.call.lanes * parts, self.call.length, 0.0, moved)
 
     def _work(
-        self, template: str, tiles: Tiles, programs: float, steps: float, flops: float, moved: float, held: float = 0.0
+        self, kernel: Kernel | Walk, programs: float, steps: float, flops: float, moved: float, held: float = 0.0
     ) -> Work:
         """A grid of programs, each of `steps` steps of `flops` operations; `moved` bytes over all."""
+        tiles, name = kernel.tiles, _name(kernel)
         rows = 2 * tiles.chunk * (tiles.inner + tiles.outer)
         on_chip = self.item * tiles.stages * rows + 4.0 * tiles.inner * tiles.outer
-        resident = max(1, min(SLOTS[template], int(self.hardware.on_chip // on_chip)))
+        resident = max(1, min(SLOTS[name], int(self.hardware.on_chip // on_chip)))
         slots = resident * self.call.processors
         turns = -(-programs // slots)
         return Work(
@@ -258,3 +258,10 @@ class _Sizes:
             fresh=held,
             workspace=held,
         )
+
+
+def _name(kernel: Kernel | Walk) -> str:
+    """A kernel as `SLOTS` calls it."""
+    if isinstance(kernel, Kernel):
+        return kernel.template
+    return "hopper" if max(kernel.facts.states, kernel.facts.columns) <= 128 else "hopper, wide"

@@ -38,6 +38,5 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     extend = [f"{op.text} = extend({op.text}, {op.axes.index(time)}, {(width or 1) - 1}, h_{op.text})" for op in past]
     extend += [f"h_{op.text} = None" for op in past if op in ops.documents]
     span = f"{past[0].text}.shape[{past[0].axes.index(time)}]" if past else ""
-    histories = tuple(f"h_{op.text}" for op in past)
     values = {**plain.values, "width": width, "extend": extend, "span": span}
-    return replace(plain, template="streamed", histories=histories, values=values)
+    return replace(plain, template="streamed", values=values)

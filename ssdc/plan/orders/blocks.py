@@ -10,21 +10,26 @@ ever positive.
 from __future__ import annotations
 
 from ssdc.plan.candidate import Candidate, Pricing
-from ssdc.plan.hardware import Hardware
+from ssdc.plan.orders.passes import decayed, floored, looped, masked
 from ssdc.plan.problem import BLOCK, CHUNK, COLUMN, ROW, SUB, WITHIN, Problem
+from ssdc.plan.products import moved, pointwise
+
+GATHERED, UNFOLDED = 3.2, 1.6
+"""Numbers against the order of memory that an entry of a mask looked up by lag, and of a window, is worth."""
 
 
-def blocks(problem: Problem, hardware: Hardware, order: str, chunk: int) -> Candidate:
+def blocks(pricing: Pricing, order: str, chunk: int) -> Candidate:
     """The candidate with chunks of `chunk` positions (0: one chunk holds all of time)."""
+    problem = pricing.problem
     length = max(1, problem.length)
     rows = chunk or length
-    if problem.inside and problem.mask.width is None:
+    width = problem.mask.width
+    inside = problem.inside and width is None
+    if inside:
         rows = -(-rows // SUB) * SUB
     chunks = -(-length // rows)
-    width = problem.mask.width
     window = rows if width is None else rows + width - 1
-    inside = problem.inside and width is None
-    sizes = {
+    pricing.sizes = {
         **problem.sizes,
         CHUNK: chunks,
         ROW: SUB if inside else rows,
@@ -32,15 +37,17 @@ def blocks(problem: Problem, hardware: Hardware, order: str, chunk: int) -> Cand
         BLOCK: rows // SUB or 1,
         WITHIN: SUB,
     }
-    pricing = Pricing(problem, hardware, sizes)
-    (_inside if inside else _plain)(problem, pricing, chunks, rows, window)
+    memory = (_inside if inside else _plain)(pricing, chunks, rows, window)
     if width is None:
-        _carried(problem, pricing, chunks, rows, inside)
-    moved = sum(
-        problem.count(axes) * (length if problem.time in axes else 1)
-        for _, axes in (*problem.readers, *problem.writers)
-    )
-    pricing.elementwise("layout", moved + problem.count(problem.axes) * length, 2.0, launches=4)
+        parts = dict(pricing.parts)
+        _carried(pricing, chunks, inside)
+        if not chunk:  # its text carries a state only where one comes in or is asked for
+            pricing.parts = parts
+    places = (CHUNK, BLOCK, ROW) if inside else (CHUNK, ROW)
+    pricing.add("layout", moved(memory, problem.out(*places), places, pricing.sizes, gradient=pricing.gradient))
+    if width is not None:
+        windows = sum(problem.count(axes) for _, axes in problem.writers) * chunks * window
+        pricing.add("layout", pointwise(windows, UNFOLDED, gradient=pricing.gradient, scattered=UNFOLDED))
     return pricing.candidate(order, chunk, depth=chunks if width is None else 1)
 
 
@@ -49,34 +56,46 @@ def mask_axes(problem: Problem, *places: str) -> tuple[str, ...]:
     return (*problem.gates, *((CHUNK,) if problem.varying else ()), *places)
 
 
-def _plain(problem: Problem, pricing: Pricing, chunks: int, rows: int, window: int) -> None:
+def _plain(pricing: Pricing, chunks: int, rows: int, window: int) -> tuple[str, ...]:
     """The diagonal block with the mask as one operand [.., row, column]."""
+    problem = pricing.problem
     operands = problem.at(problem.readers, CHUNK, ROW) + problem.at(problem.writers, CHUNK, COLUMN)
-    within = mask_axes(problem, ROW, COLUMN)
     kernels = tuple((f"K{k}", (*axes, ROW, COLUMN)) for k, axes in enumerate(problem.kernels))
     if problem.gated or problem.reset or not kernels:
-        operands += (("L", within),)
-    pricing.term("diagonal", operands + kernels, problem.out(CHUNK, ROW))
-    entries = problem.count(problem.gates) * (chunks if problem.varying else 1) * rows * window
-    pricing.elementwise("mask", entries, 7.0 if problem.gated else 1.0, 1.0 if problem.gated else 0.0, launches=6)
+        operands += (("L", mask_axes(problem, ROW, COLUMN)),)
+    memory = pricing.term("diagonal", operands + kernels, problem.out(CHUNK, ROW))
+    places = chunks if problem.varying else 1
+    floored(pricing, problem.count(problem.gates) * places * window)
+    masked(pricing, "mask", problem.count(problem.gates) * places * rows * window, rows * window)
+    for axes in problem.kernels:
+        entries = problem.count(axes) * rows * window
+        pricing.add(
+            "mask", pointwise(entries, 16.0, gradient=pricing.gradient, launches=6, back=2.0, scattered=GATHERED)
+        )
+    return memory
 
 
-def _inside(problem: Problem, pricing: Pricing, chunks: int, rows: int, window: int) -> None:
+def _inside(pricing: Pricing, chunks: int, rows: int, window: int) -> tuple[str, ...]:
     """The diagonal block in rows of 16: within a block elementwise, before it through the block's anchor."""
+    problem = pricing.problem
     readers = problem.at(problem.readers, CHUNK, BLOCK, ROW)
     out = problem.out(CHUNK, BLOCK, ROW)
     local = (*problem.gates, CHUNK, BLOCK, ROW, WITHIN)
-    pricing.term("within", readers + problem.at(problem.writers, CHUNK, BLOCK, WITHIN) + (("L", local),), out)
+    memory = pricing.term("within", readers + problem.at(problem.writers, CHUNK, BLOCK, WITHIN) + (("L", local),), out)
     entries = problem.count(problem.gates) * chunks * rows
-    pricing.elementwise("mask", entries * SUB, 7.0, 1.0, launches=6)
+    floored(pricing, entries)
+    masked(pricing, "mask", entries * SUB, SUB * SUB)
     if rows > SUB:
         anchors = (("LF", (*problem.gates, CHUNK, BLOCK, ROW)), ("LE", (*problem.gates, CHUNK, BLOCK, COLUMN)))
         pricing.term("before", readers + problem.at(problem.writers, CHUNK, COLUMN) + anchors, out)
-        pricing.elementwise("anchors", entries * (rows // SUB), 7.0, 1.0, launches=8)
+        masked(pricing, "anchors", entries * (rows // SUB), rows * rows // SUB)
+        decayed(pricing, "anchors", entries)
+    return memory
 
 
-def _carried(problem: Problem, pricing: Pricing, chunks: int, rows: int, inside: bool) -> None:
+def _carried(pricing: Pricing, chunks: int, inside: bool) -> None:
     """The off-diagonal blocks: write to the chunk's end, carry, read from its start."""
+    problem = pricing.problem
     decays = problem.gated or problem.reset
     leave = (("E", (*problem.gates, CHUNK, COLUMN)),) if decays else ()
     enter_axes = (*problem.gates, CHUNK, BLOCK, ROW) if inside else mask_axes(problem, ROW)
@@ -85,4 +104,11 @@ def _carried(problem: Problem, pricing: Pricing, chunks: int, rows: int, inside:
     places = (CHUNK, BLOCK, ROW) if inside else (CHUNK, ROW)
     state = (("S", (CHUNK, *problem.state)),)
     pricing.term("read", problem.at(problem.readers, *places) + enter + state, problem.out(*places))
-    pricing.elementwise("carry", problem.count(problem.state) * chunks, 4.0, launches=chunks)
+    gradient = pricing.gradient
+    if decays:
+        decayed(
+            pricing, "carry", 2.0 * problem.count(problem.gates) * (problem.length if problem.varying or inside else 1)
+        )
+    looped(pricing, "carry", chunks, problem.count(problem.state), gated=decays)
+    pricing.add("carry", pointwise(problem.count(problem.state) * chunks, 2.0, gradient=gradient, launches=2))
+    pricing.add("read", pointwise(problem.count(problem.axes) * problem.length, 3.0, gradient=gradient, back=0.0))

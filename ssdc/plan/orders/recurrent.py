@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ssdc.plan.candidate import Candidate, Pricing, Refusal
-from ssdc.plan.hardware import Hardware
 from ssdc.plan.orders.blocks import blocks
-from ssdc.plan.problem import Problem
+from ssdc.plan.orders.passes import OPERATOR, decayed, loop
+from ssdc.plan.products import EINSUM, multiplied, pointwise
 from ssdc.plan.roles import roles
 
-PASSES = 4.0
-"""Over the state, at each position."""
-SLAB = 64
-"""States that are held at once."""
+FORWARD, BACKWARD = 3.2, 32.0
+"""Numbers in and out of memory for an entry of the state, at each position: without and with the derivative."""
+COLUMN_BACK = 11.0
+"""Products that the derivative is worth where a state has one column, so that each is too small for its call."""
+SLAB, SLAB_ENTRIES = 64, 1 << 20
+"""States that `ssdc.runtime.primitives.recurrent` holds at once, and their entries at most."""
 
 
-def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
+def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
     """Legal for every mask that is a product of gates, and for every mask of bounded width."""
+    problem = pricing.problem
     if problem.mask.width is not None:
-        return (blocks(problem, hardware, "recurrent", 1),)
-    pricing = Pricing(problem, hardware, problem.sizes)
+        return (blocks(pricing, "recurrent", 1),)
     found = roles(problem)
     pricing.term("query", found.query_operands or (("one", ()),), found.query)
     pricing.term("key", found.key_operands or (("one", ()),), found.key)
     pricing.term("value", found.value_operands or (("one", ()),), found.value)
     length = max(1, problem.length)
     state = problem.count(problem.state)
-    pricing.elementwise("positions", state * length, PASSES, launches=length)
-    pricing.parts["positions"] = replace(pricing.parts["positions"], workspace=4.0 * state * min(length, SLAB))
+    if problem.gated:
+        decayed(pricing, "positions", problem.count(problem.gates) * (length if problem.varying else 1))
+    slab = max(1, min(SLAB, int(SLAB_ENTRIES // max(1, state))))
+    passes, loops = (BACKWARD, 3) if pricing.gradient else (FORWARD, 1)
+    pricing.add("positions", loop(state, length * loops, passes / loops, min(length, slab)))
+    many, height, width, depth = (problem.count(axes) for axes in (found.batch, found.rows, found.outer, found.inner))
+    products = (4.0 if width > 1 else COLUMN_BACK) if pricing.gradient else 1.0
+    pricing.add("positions", multiplied(length * many, height, width, depth).times(products))
+    slabs = -(-length // slab)
+    pricing.add("positions", pointwise(0, 0, gradient=pricing.gradient, launches=OPERATOR + 16.0 * slabs))
     return (pricing.candidate("recurrent", None, depth=length),)
+
+
+def step(pricing: Pricing) -> Candidate:
+    """One position, for a problem of that length: the state brought forward and read, or a window's products."""
+    problem = pricing.problem
+    if problem.mask.width is not None:
+        blocks(pricing, "recurrent", 1)
+    else:
+        found = roles(problem)
+        state = problem.count(problem.state)
+        many, height, width, depth = (problem.count(a) for a in (found.batch, found.rows, found.outer, found.inner))
+        pricing.add("gates", pointwise(problem.count(problem.gates), 2.0, gradient=False, exponentials=1.0))
+        pricing.add("state", pointwise(state, 5.0, gradient=False, launches=2.0 + len(problem.writers)))
+        pricing.add(
+            "read", multiplied(many, height, width, depth), pointwise(state, 1.0, gradient=False, launches=EINSUM)
+        )
+    return pricing.candidate("recurrent", None, depth=1)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from ssdc.plan.candidate import Candidate, Pricing, Refusal
-from ssdc.plan.hardware import Hardware
-from ssdc.plan.problem import Problem
+from ssdc.plan.orders.passes import decayed, looped
 
 
-def candidates(problem: Problem, hardware: Hardware, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
+def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
     """Legal where the mask is a product of gates over all the past; holds every state in memory."""
+    problem = pricing.problem
     if problem.mask.width is not None:
         return (
             Refusal(
                 "scan",
                 f"the mask reaches back {problem.mask.width} positions, and no state of fixed size folds a window",
+                "width",
             ),
         )
-    pricing = Pricing(problem, hardware, problem.sizes)
     time = problem.time
-    pricing.term("write", problem.writers or (("one", ()),), tuple(a for a in (time, *problem.state)))
+    memory = pricing.term("write", problem.writers or (("one", ()),), (time, *problem.state))
     read = (*problem.readers, ("S", (time, *problem.state)))
     if problem.reader_gated:
         read += (("F", (*problem.gates, *((time,) if problem.varying else ()))),)
     pricing.term("read", read, problem.axes)
     length = max(1, problem.length)
-    pricing.elementwise("scan", problem.count(problem.state) * length, 6.0, launches=min(length, 256) + 8)
+    gated = problem.gated or problem.reset
+    turned = next((axis for axis in memory if problem.sizes[axis] > 1), time) != time
+    if gated:
+        decayed(pricing, "scan", problem.count(problem.gates) * (length if problem.varying else 1))
+    looped(pricing, "scan", length, problem.count(problem.state), gated=gated, turned=turned)
     return (pricing.candidate("scan", None, depth=min(length, 256)),)

@@ -474,7 +474,7 @@ def _walk_back(
     if facts.skip == "head":
         made[7].copy_(into["skip_dots"].sum((0, 1, 3)))
     elif facts.skip == "column":
-        grad = operands["grad"].float().unflatten(2, (value.shape[2], -1))
+        grad = operands["grad"].float().reshape(batch, length, value.shape[2], -1, columns)
         made[7].copy_(torch.einsum("btgrp,btgp->grp", grad, value.float()).flatten(0, 1))
     if made[6].numel():
         made[6].copy_(first)

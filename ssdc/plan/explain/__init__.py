@@ -1,0 +1,1 @@
+"""What a plan holds and why: as data, as text, as Markdown, as JSON."""

@@ -1,0 +1,93 @@
+"""The elementwise passes that orderings share, as work: decays from log gates, masks between positions, loops over
+time. The counts are those of `ssdc.runtime.blocks` and `ssdc.runtime.primitives`.
+"""
+
+from __future__ import annotations
+
+from ssdc.plan.candidate import Pricing
+from ssdc.plan.cost import Work
+from ssdc.plan.products import ITEM, pointwise
+
+SCAN_BLOCK, SCAN_STATE = 256, 8192
+"""`linear_scan` cuts longer scans of smaller states into blocks of so many steps."""
+MASK = 31.0
+"""Numbers in and out of memory that an entry of a mask is worth, besides its exponential: some are written by a
+pattern."""
+OPERATOR = 22.0
+"""Operations that the call of a custom operator is worth."""
+SUMMED, TURNED, FAR_APART = 6.0, 40.0, 1024.0
+"""Numbers moved against the order of memory that an entry of a running sum over the slowest axis is worth, and over
+another, or where neighbours in time lie so many bytes apart."""
+
+
+def floored(pricing: Pricing, entries: float) -> None:
+    """Running sums of log gates in float64, where there are any."""
+    if pricing.problem.gated:
+        pricing.add("mask", pointwise(entries, 13.0, gradient=pricing.gradient, launches=4))
+
+
+def masked(pricing: Pricing, part: str, entries: float, pattern: float) -> None:
+    """A mask of `entries` between pairs of positions, of which `pattern` differ in their places alone."""
+    problem, gradient = pricing.problem, pricing.gradient
+    pricing.add(part, pointwise(pattern, 3.0, gradient=False, launches=6))
+    if problem.mask.log_gates or problem.mask.exclusive_log_gates:
+        pricing.add(part, pointwise(entries, MASK, exponentials=1.0, gradient=gradient, launches=4, result=3.0))
+    if not problem.logarithmic:
+        pricing.add(
+            part, pointwise(entries, 12.0, exponentials=1.0, gradient=gradient, launches=8, back=3.0, result=3.0)
+        )
+    if problem.reset:
+        pricing.add(part, pointwise(entries, 2.0, gradient=False, launches=2))
+
+
+def decayed(pricing: Pricing, part: str, entries: float) -> None:
+    """Decays from positions to a border: a difference of sums, and its exponential."""
+    pricing.add(part, pointwise(entries, 9.0, exponentials=1.0, gradient=pricing.gradient, launches=6))
+
+
+def looped(pricing: Pricing, part: str, steps: int, state: float, *, gated: bool, turned: bool = False) -> None:
+    """`linear_scan` over `steps` states, or a running sum where there are no gates; `turned` tells that updates do not
+    lie in the order of time."""
+    gradient = pricing.gradient
+    if not gated:
+        pricing.add(
+            part,
+            pointwise(
+                state * steps,
+                4.0,
+                gradient=gradient,
+                launches=2,
+                scattered=TURNED if turned or ITEM * state >= FAR_APART else SUMMED,
+            ),
+        )
+        return
+    scans = 2.0 if gradient else 1.0
+    pricing.add(part, pointwise(0, 0, gradient=gradient, launches=OPERATOR))
+    if steps <= SCAN_BLOCK or state >= SCAN_STATE:
+        pricing.add(part, loop(state, steps * scans, 4.0))
+    else:
+        blocks = steps // SCAN_BLOCK
+        pricing.add(
+            part,
+            loop(state * blocks, 2.0 * SCAN_BLOCK * scans, 5.0),
+            loop(state * blocks, SCAN_BLOCK * scans, 4.0),
+            loop(state, blocks * scans, 6.0),
+        )
+    if gradient:
+        pricing.add(part, pointwise(state * steps, 9.0, gradient=False, launches=8))
+
+
+def loop(entries: float, steps: float, moved: float, held: float | None = None) -> Work:
+    """Steps of a loop over time, each an elementwise operation on `entries`; `held` states are in memory at once (all,
+    if not given)."""
+    size = ITEM * entries * (steps if held is None else held)
+    return Work(
+        vector=2.0 * entries * steps,
+        bytes=ITEM * entries * moved * steps,
+        launches=steps,
+        steps=steps,
+        touched=size if held is not None else 2.0 * size,
+        fresh=size,
+        workspace=size,
+        entries=entries,
+    )

@@ -1,0 +1,31 @@
+"""The devices of this process: which one a command takes, what it is called, and how many threads serve a CPU.
+
+In: names as users give them. Out: names as PyTorch takes them. Torch is asked here so that commands need not import it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def device_of(wanted: str | None) -> str | None:
+    """The device asked for, or a GPU if there is one, else the CPU; None where there is no such device."""
+    there = torch.cuda.is_available()
+    if wanted is None:
+        return "cuda" if there else "cpu"
+    if wanted == "cpu":
+        return wanted
+    known = [f"cuda:{place}" for place in range(torch.cuda.device_count())] if there else []
+    return wanted if wanted in ("cuda", *known) and known else None
+
+
+def name_of(device: str) -> str:
+    """What the driver calls a device; empty for the CPU."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+
+
+def threads(wanted: int | None = None) -> int:
+    """The threads that PyTorch has on a CPU, set first where a number is given."""
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    return torch.get_num_threads()

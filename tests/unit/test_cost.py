@@ -1,0 +1,264 @@
+"""The cost model: prices of work, products as PyTorch evaluates them, the search, and predictions against times that
+were measured on the machine of the shipped CPU profile."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from math import exp, inf, log
+from pathlib import Path as File
+
+import pytest
+
+from ssdc import pipeline
+from ssdc.codegen.triton import configuration, pricing
+from ssdc.codegen.triton.configuration import Call
+from ssdc.codegen.triton.facts import Facts
+from ssdc.plan.cost import UNITS, Price, Work, predict, prices
+from ssdc.plan.hardware import CPU, H200, HARDWARE
+from ssdc.plan.planner import ASKED_ONLY, plan
+from ssdc.plan.products import laid, pointwise, works
+from ssdc.plan.search import Operands, Path, Step, pair_seconds, search
+
+EXAMPLES = File(__file__).parents[2] / "examples"
+SIZES = {"b": 2, "i": 64, "j": 64, "n": 32, "p": 48, "h": 4, "one": 1}
+
+
+# ---- prices ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cpu_does_one_thing_after_another_and_a_gpu_at_once() -> None:
+    work = Work(matrix=1e10, side=64, bytes=1e9, touched=1e9, launches=10)
+    for machine, together in ((CPU, sum), (H200, max)):
+        price = predict(work, machine)
+        assert set(price.units) == set(UNITS)
+        assert price.seconds == pytest.approx(together(price.units.values()))
+
+
+@pytest.mark.parametrize(
+    "field", ["matrix", "thin", "vector", "transcendental", "bytes", "scattered", "launches", "depth"]
+)
+@pytest.mark.parametrize("machine", HARDWARE.values(), ids=HARDWARE)
+def test_more_work_never_takes_less(machine: object, field: str) -> None:
+    assert isinstance(machine, type(CPU))
+    base = {"matrix": 1e8, "bytes": 1e6, "touched": 1e6, "launches": 3.0, "entries": 1e6}
+    less = predict(Work(**base), machine).seconds
+    more = predict(Work(**{**base, field: base.get(field, 0.0) + 1e9}), machine).seconds
+    assert more > less or (field == "depth" and machine.latency == 0)
+
+
+def test_what_bounds_a_price() -> None:
+    assert predict(Work(matrix=1e12, side=64), CPU).bound == "matrix"
+    assert predict(Work(bytes=1e9, touched=1e9), CPU).bound == "memory"
+    assert predict(Work(launches=100), CPU).bound == "launches"
+    assert (Price(1.0, 0.0, units={"memory": 1.0}) + Price(0.0, 2.0, units={"launches": 2.0})).bound == "launches"
+
+
+def test_one_processor_of_two_takes_twice_as_long() -> None:
+    work = Work(matrix=1e10, side=64, bytes=1e8, touched=1e8, transcendental=1e8)
+    assert predict(work, CPU.limited(1)).seconds == pytest.approx(2 * predict(work, CPU).seconds)
+    assert CPU.limited(8) == CPU
+    assert CPU.scaled(4).matrix == 2 * CPU.matrix
+
+
+def test_small_work_keeps_one_processor_busy() -> None:
+    work = pointwise(1000, 3.0, gradient=False)
+    assert predict(work, CPU).busy == pytest.approx(predict(work, CPU.limited(1)).busy)
+
+
+def test_many_results_move_more_slowly_than_few() -> None:
+    one = pointwise(2**16, 2.0, gradient=False)
+    assert sum(price.seconds for price in prices([one] * 800, CPU)) > 1.5 * 800 * prices([one], CPU)[0].seconds
+
+
+def test_repeated_work_holds_its_results_only_where_they_are_kept() -> None:
+    work = pointwise(100, 2.0, gradient=False)
+    assert work.times(5).bytes == work.times(5, kept=False).bytes == 5 * work.bytes
+    assert (work.times(5).fresh, work.times(5, kept=False).fresh) == (5 * work.fresh, work.fresh)
+
+
+# ---- products --------------------------------------------------------------------------------------------------------
+
+
+def pair(left: tuple[str, ...], right: tuple[str, ...], out: tuple[str, ...]) -> tuple[Work, tuple[str, ...]]:
+    operands: Operands = (("l", left), ("r", right))
+    made, memory = laid(Path((Step("l", "r", "out", out),), out), operands, SIZES, gradient=False)
+    return made[-1], memory
+
+
+def test_an_einsum_copies_only_what_does_not_lie_as_it_multiplies() -> None:
+    flops = 2.0 * 2 * 64 * 64 * 32
+    lying, memory = pair(("b", "i", "n"), ("b", "j", "n"), ("b", "i", "j"))
+    assert (lying.matrix, lying.scattered, memory) == (flops, 0.0, ("b", "i", "j"))
+    copied, _ = pair(("i", "b", "n"), ("b", "j", "n"), ("b", "i", "j"))
+    assert copied.matrix == flops
+    assert copied.bytes == lying.bytes, "a batch in the middle has a stride of its own, so it is no copy"
+    split, _ = pair(("b", "i", "h", "n"), ("b", "j", "h", "n"), ("b", "h", "i", "j"))
+    whole, _ = pair(("b", "h", "i", "n"), ("b", "h", "j", "n"), ("b", "h", "i", "j"))
+    assert split.bytes > whole.bytes, "b and h are one batch that does not follow one another in memory"
+
+
+def test_an_axis_of_one_entry_never_forces_a_copy() -> None:
+    split, _ = pair(("one", "i", "h", "n"), ("one", "j", "h", "n"), ("one", "h", "i", "j"))
+    whole, _ = pair(("i", "h", "n"), ("j", "h", "n"), ("h", "i", "j"))
+    assert split.bytes == whole.bytes
+
+
+def test_a_product_with_one_column_is_thin() -> None:
+    thin, _ = pair(("b", "i", "n"), ("b", "n"), ("b", "i"))
+    assert (thin.matrix, thin.thin) == (0.0, 2.0 * 2 * 64 * 32)
+
+
+def test_elementwise_products_keep_the_order_of_the_larger_operand() -> None:
+    work, memory = pair(("i", "b", "p"), ("b", "i"), ("b", "i", "p"))
+    assert memory == ("i", "b", "p")
+    assert work.scattered == 0.0, "the smaller operand is broadcast along the fastest axis"
+    against, _ = pair(("i", "p", "b"), ("b", "p"), ("b", "i", "p"))
+    assert against.scattered > 0.0
+
+
+def test_a_derivative_takes_more_than_the_value() -> None:
+    operands: Operands = (("q", ("b", "i", "n")), ("k", ("b", "j", "n")), ("v", ("b", "j", "p")))
+    path = search(operands, ("b", "i", "p"), SIZES, CPU)
+    value, both = (works(path, operands, SIZES, gradient=gradient) for gradient in (False, True))
+    for one, other in zip(value, both, strict=True):
+        assert other.matrix == 3 * one.matrix
+        assert predict(other, CPU).seconds > 2 * predict(one, CPU).seconds
+
+
+# ---- the search ------------------------------------------------------------------------------------------------------
+
+
+def trees(names: tuple[int, ...]) -> Iterator[object]:
+    """Every binary tree over operands."""
+    if len(names) == 1:
+        yield names[0]
+        return
+    first, rest = names[0], names[1:]
+    for count in range(len(rest)):
+        for beside in itertools.combinations(rest, count):
+            others = tuple(name for name in rest if name not in beside)
+            for left in trees((first, *beside)):
+                for right in trees(others):
+                    yield (left, right)
+
+
+def cost_of(tree: object, axes: list[frozenset[str]], out: frozenset[str]) -> tuple[float, set[int]]:
+    """The predicted seconds of a tree, and its operands; every axis is summed as soon as nothing else has it."""
+    if isinstance(tree, int):
+        return 0.0, {tree}
+    assert isinstance(tree, tuple)
+    seconds, parts = 0.0, []
+    for side in tree:
+        cost, inside = cost_of(side, axes, out)
+        seconds += cost
+        parts.append(inside)
+
+    def kept(inside: set[int]) -> frozenset[str]:
+        if len(inside) == 1:
+            return axes[min(inside)]
+        have = frozenset().union(*(axes[k] for k in inside))
+        return have & frozenset().union(out, *(axes[k] for k in range(len(axes)) if k not in inside))
+
+    both = parts[0] | parts[1]
+    result = out & frozenset().union(*axes) if len(both) == len(axes) else kept(both)
+    return seconds + pair_seconds(kept(parts[0]), kept(parts[1]), result, SIZES, CPU), both
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_search_finds_the_cheapest_tree(seed: int) -> None:
+    draw = random.Random(seed)
+    axes = [frozenset(draw.sample(sorted(SIZES), draw.randint(1, 4))) for _ in range(5)]
+    out = frozenset(draw.sample(sorted(frozenset().union(*axes)), 2))
+    operands = tuple((str(k), tuple(sorted(found))) for k, found in enumerate(axes))
+    path = search(operands, tuple(sorted(out)), SIZES, CPU)
+    least = min(cost_of(tree, axes, out)[0] for tree in trees(tuple(range(5))))
+    made: dict[str, object] = {str(k): k for k in range(5)}
+    for step in path.steps:
+        made[step.result] = (made[step.left], made[step.right])
+    assert cost_of(made["out"], axes, out)[0] == pytest.approx(least)
+
+
+# ---- predictions against measurements --------------------------------------------------------------------------------
+
+MEASURED = json.loads((File(__file__).parent / "planner_times.json").read_text())
+"""[program, sizes, batch, length, contraction, mode, {candidate: milliseconds}] on one core of the machine of the
+shipped CPU profile: each the least of several rounds, by processor time."""
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[tuple[float, float, list[float]]]:
+    """For each measurement: regret, and predicted over measured time of the choice and of all that is near the best."""
+    made, found = {}, []
+    for program, sizes, batch, length, name, mode, times in MEASURED:
+        key = (program, tuple(sizes.items()))
+        if key not in made:
+            made[key] = pipeline.check(EXAMPLES / f"{program}.ssd", sizes=sizes, lenient=False)
+        call = pipeline.call_sizes(made[key], T=length, b=batch)
+        choice = plan(made[key].graph, call, hardware=CPU.limited(1), mode=mode).choices[name]
+        offered = [one for one in (choice.chosen, *choice.rivals) if one.order not in ASKED_ONLY]
+        predicted = {one.title: 1e3 * one.cost.seconds for one in offered}
+        best = min(times.values())
+        near = [predicted[title] / time for title, time in times.items() if time < 3 * best and title in predicted]
+        chosen = choice.chosen.title
+        found.append((times.get(chosen, inf) / best, predicted[chosen] / times.get(chosen, inf), near))
+    return found
+
+
+def test_the_planner_regrets_little(cells: list[tuple[float, float, list[float]]]) -> None:
+    regrets = sorted(regret for regret, _, _ in cells)
+    assert len(regrets) > 80
+    assert exp(sum(map(log, regrets)) / len(regrets)) <= 1.05
+    assert regrets[-1] <= 2.3
+    assert sum(regret <= 1.25 for regret in regrets) >= 0.95 * len(regrets)
+
+
+def test_predictions_are_near_what_was_measured(cells: list[tuple[float, float, list[float]]]) -> None:
+    chosen = [ratio for _, ratio, _ in cells]
+    assert sum(1 / 1.5 <= ratio <= 1.5 for ratio in chosen) >= 0.8 * len(chosen)
+    every = sorted(ratio for _, _, near in cells for ratio in near)
+    assert 0.85 <= every[len(every) // 2] <= 1.15
+    assert sum(0.5 <= ratio <= 2 for ratio in every) >= 0.9 * len(every)
+
+
+H200_TIMES = (
+    (Facts("bfloat16", 128, 128, "varying"), Call(64, 2048, 1, 132, initial=False), 0.102),
+    (Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, initial=False), 0.414),
+    (Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, initial=False), 0.354),
+    (Facts("bfloat16", 256, 256, "varying"), Call(256, 2048, 1, 132, initial=False), 1.11),
+    (Facts("bfloat16", 64, 64, "varying"), Call(64, 1024, 1, 132, initial=False), 0.093),
+    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(320, 4096, 80, 132, initial=False), 0.429),
+    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(192, 2048, 24, 132, initial=False), 0.121),
+    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(80, 65536, 80, 132, initial=False), 2.0),
+    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(24, 16384, 24, 132, initial=False), 0.16),
+)
+"""Milliseconds of forward calls that were measured on an H200, in the form that the cost rule chose."""
+
+
+@pytest.mark.parametrize(("facts", "call", "milliseconds"), H200_TIMES)
+def test_kernels_take_about_what_was_measured(facts: Facts, call: Call, milliseconds: float) -> None:
+    rule = configuration.forward(facts, call)
+    found = pricing.candidate(facts, call, rule, H200)
+    assert 1e3 * found.cost.seconds == pytest.approx(milliseconds, rel=0.25)
+    assert (found.form, found.segments) == (rule.form, rule.segments)
+
+
+def test_forms_are_priced_apart_and_the_cheapest_comes_first() -> None:
+    facts, call = Facts("bfloat16", 128, 128, "varying"), Call(8, 16384, 1, 132, initial=False)
+    found = pricing.candidates(facts, call, H200, gates=True)
+    assert {one.form for one in found} == {"recurrent", "walk", "segments", "parallel"}
+    assert [one.cost.seconds for one in found] == sorted(one.cost.seconds for one in found)
+    assert found[0].form != "recurrent"
+    assert pricing.cheapest(facts, call, H200).form == found[0].form
+    both = {(one.form, one.segments): one for one in pricing.candidates(facts, call, H200, gates=True, gradient=True)}
+    for one in found:
+        assert both[one.form, one.segments].cost.seconds > one.cost.seconds
+
+
+def test_few_programs_are_cut_into_segments() -> None:
+    facts = Facts("bfloat16", 128, 128, "varying")
+    few, many = (Call(lanes, 65536, 1, 132, initial=False) for lanes in (1, 512))
+    assert pricing.cheapest(facts, few, H200).segments > 4
+    assert pricing.cheapest(facts, many, H200).segments == 1
