@@ -25,6 +25,7 @@ from ssdc.cli.explain import tree
 from ssdc.cli.main import app
 from ssdc.codegen.forward import served
 from ssdc.codegen.operands import operands
+from ssdc.codegen.triton import configuration
 from ssdc.codegen.triton.fusion import fused
 from ssdc.codegen.triton.maps import decoded
 from ssdc.codegen.triton.service import call, facts
@@ -93,9 +94,9 @@ def sizes_of(path: Path) -> dict[str, int]:
     return {size.name: SIZES[size.name] for size in layer.sizes if size.default is None}
 
 
-def explained(path: Path, **options: Any) -> Explanation:
+def explained(path: Path, *, length: int = LENGTH, **options: Any) -> Explanation:
     checked = pipeline.check(source_of(path), None, sizes_of(path), lenient=False)
-    return pipeline.explain(checked, pipeline.plan(checked, pipeline.call_sizes(checked, T=LENGTH), **options))
+    return pipeline.explain(checked, pipeline.plan(checked, pipeline.call_sizes(checked, T=length), **options))
 
 
 def example(name: str) -> Path:
@@ -315,9 +316,11 @@ KINDS = {"real": torch.float32, "int": torch.int64, "bool": torch.bool}
 
 
 def test_forms_follow_what_is_asked_for() -> None:
-    (free,) = explained(example("ssd")).equations
+    (free,) = explained(example("ssd"), length=configuration.LARGE).equations
+    (short,) = explained(example("ssd")).equations
     (forced,) = explained(example("ssd"), form="parallel").equations
     assert isinstance(free.kernels, Kernels) and isinstance(forced.kernels, Kernels)
+    assert isinstance(short.kernels, Kernels) and short.kernels.form in ("walk", "segments")
     assert free.kernels.form == "hopper" and forced.kernels.form == "parallel"
     assert [one.kernel for one in forced.kernels.forward] == ["states", "outputs"]
     (without,) = explained(example("ssd"), form="torch").equations

@@ -39,6 +39,8 @@ SIZES = {"C": 6, "D": 32, "G": 2, "H": 4, "J": 16, "M": 64, "N": 16, "P": 8, "S"
 NOT_LOWERED = ("deltanet",)
 """Programs that have a reference and no graph: their tree alone is kept."""
 LENGTH = 2048
+LONG = 2**20
+"""A length at which the kernels are those of large calls."""
 STAGES = ("ast.txt", "graph.txt", "graph.mmd", "plan.txt", "kernels.txt", "triton.txt")
 SHARED = ("diagnostics", "explain", "triton")
 """Folders that belong to no one program."""
@@ -54,15 +56,15 @@ def checked(path: Path) -> pipeline.Checked:
 
 
 @cache
-def planned(path: Path) -> Plan:
+def planned(path: Path, length: int = LENGTH) -> Plan:
     found = checked(path)
-    return pipeline.plan(found, pipeline.call_sizes(found, T=LENGTH))
+    return pipeline.plan(found, pipeline.call_sizes(found, T=length))
 
 
 @cache
-def kernels(path: Path) -> tuple[tuple[str, str, AnyKernel], ...]:
+def kernels(path: Path, length: int = LENGTH) -> tuple[tuple[str, str, AnyKernel], ...]:
     """The Triton kernels of a program: the contraction, the pass, the kernel; as `ssdc show` prints them."""
-    found = served(checked(path).graph, planned(path))
+    found = served(checked(path).graph, planned(path, length))
     return tuple(
         (name, when, kernel)
         for name, one in found.items()
@@ -98,7 +100,11 @@ def stages(path: Path) -> dict[str, str]:
         return tree
     found = checked(path)
     graph, plan = found.graph, planned(path)
-    rows = [f"{name}, {when}: {label(kernel)}" for name, when, kernel in kernels(path)]
+    rows = [
+        f"T={length}, {name}, {when}: {label(kernel)}"
+        for length in (LENGTH, LONG)
+        for name, when, kernel in kernels(path, length)
+    ]
     return {
         **tree,
         "graph.txt": to_text(graph) + "\n",
@@ -124,8 +130,8 @@ def test_stages(path: Path, golden: Callable[[str, str], None]) -> None:
 def named() -> dict[str, str]:
     """The sources of all programs' kernels by label; one label is one text."""
     found: dict[str, str] = {}
-    for path in PROGRAMS:
-        for _, _, kernel in kernels(path) if path.stem not in NOT_LOWERED else ():
+    for path in (path for path in PROGRAMS if path.stem not in NOT_LOWERED):
+        for _, _, kernel in (*kernels(path), *kernels(path, LONG)):
             text = text_of(kernel)
             assert found.setdefault(label(kernel), text) == text, f"{label(kernel)} names two kernels"
     return found

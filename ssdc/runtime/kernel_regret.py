@@ -18,8 +18,9 @@ from ssdc.codegen.triton.configuration import Call, Forward
 from ssdc.codegen.triton.facts import Facts
 from ssdc.plan.candidate import Candidate, Mode
 from ssdc.plan.hardware import Hardware
+from ssdc.runtime.kernels.backward import backward_pass
+from ssdc.runtime.kernels.forward import run_forward
 from ssdc.runtime.kernels.launch import processors
-from ssdc.runtime.kernels.passes import backward_pass, run_forward
 from ssdc.runtime.kernels.walks import readable
 from ssdc.runtime.regret import Cell, Timing
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssdc.codegen.triton import configuration, hopper
-from ssdc.runtime.kernels import passes, walks
+from ssdc.runtime.kernels import calls, walks
 from ssdc.runtime.kernels.masked import masked
 from tests.gpu.test_masked import ALLOWED, LARGE, UNIT, on_device
 from tests.support.masked import CASES, Case, operands, reference, units
@@ -53,8 +53,8 @@ def check(case: Case, dtype: torch.dtype, segments: int) -> None:
 
 def served(case: Case, dtype: torch.dtype) -> bool:
     leaves = on_device(operands(case, dtype), grad=False)
-    facts = passes._facts(
-        leaves[0], leaves[2], leaves[3], leaves[5], case.strict, passes.OWN.index(case.own), leaves[7], case.maps
+    facts = calls.facts_of(
+        leaves[0], leaves[2], leaves[3], leaves[5], case.strict, calls.OWN.index(case.own), leaves[7], case.maps
     )
     return hopper.fits(facts) and walks.readable(*leaves[:3])
 
@@ -83,10 +83,10 @@ def test_large_calls_take_it_and_what_it_cannot_read_goes_elsewhere() -> None:
     lead = (case.batch, case.length, case.heads, 64)
     query, key, value = (torch.zeros(lead, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     gate = torch.zeros(lead[:3], device="cuda")
-    facts = passes._facts(query, value, gate, None, False, 0, None, "")
+    facts = calls.facts_of(query, value, gate, None, False, 0, None, "")
 
     def form(*tensors: torch.Tensor) -> str:
-        return configuration.forward(facts, passes._call(case.heads, False, True, *tensors)).form
+        return configuration.forward(facts, calls.call_of(case.heads, False, True, *tensors)).form
 
     assert form(query, key, value) == "hopper"
     assert form(*(x[:, :100] for x in (query, key, value))) != "hopper"  # too short to pay

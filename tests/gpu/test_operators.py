@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import ssdc.runtime
-from ssdc.runtime.kernels.passes import OWN
+from ssdc.runtime.kernels.calls import OWN
 from tests.support import masked, streamed
 from tests.support.device import DEVICE, example, inputs, marks, moved, on_device
 from tests.support.programs import time_dims

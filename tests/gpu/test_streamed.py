@@ -4,15 +4,14 @@ compile, determinism, layers."""
 from __future__ import annotations
 
 from dataclasses import replace
-from unittest.mock import patch
 
 import pytest
 import torch
 
-from ssdc.runtime.kernels import passes
 from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.kernels.streamed import streamed
 from tests.support import masked as chunked
+from tests.support.launches import recorded
 from tests.support.masked import units
 from tests.support.streamed import CASES, Case, operands, reference
 from tests.support.streamed_layers import LAYERS, WIRED, checked
@@ -160,11 +159,11 @@ def test_a_short_call_goes_position_by_position(case: chunked.Case, dtype: torch
         leaves = on_device(given)
         query, key, value, gate, own, scale, initial, skip = leaves
         ends = "gate" if short.own == "gate" else own
-        with patch.object(passes, "launch", wraps=passes.launch) as launch:
+        with recorded() as launched:
             y, final = masked(
                 query, key, value, gate, ends, scale, initial, short.heads, short.strict, skip, short.maps, form
             )
-        assert [call.args[0].template for call in launch.call_args_list] == ["recurrent"]
+        assert launched == ["recurrent"]
         torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
         found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, UNIT[dtype])
         assert max(found) <= ALLOWED[dtype], (length, found)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ssdc.codegen.triton import configuration, hopper
 from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.maps import decoded
-from ssdc.runtime.kernels import launch, passes, walks
+from ssdc.runtime.kernels import calls, launch, walks
 from ssdc.runtime.kernels.masked import masked, masked_step
 from ssdc.runtime.kernels.streamed import streamed
 from tests.support import masked as chunked
@@ -65,7 +65,7 @@ def walked(case: chunked.Case, dtype: torch.dtype) -> bool:
     """Whether the walk for Hopper does a case: it is such a GPU, and the copy engine reads the operands."""
     given = dict(_operands(chunked, case, dtype))
     tiles = [given[name].to(DEVICE) for name in ("query", "key", "value")]
-    facts = Facts(passes.NAMES[dtype], case.states, case.columns, maps=decoded(case.maps)[0], norm=case.norm)
+    facts = Facts(calls.NAMES[dtype], case.states, case.columns, maps=decoded(case.maps)[0], norm=case.norm)
     return hopper.fits(facts) and walks.readable(*tiles)
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from ssdc.runtime.kernels import passes
 from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.kernels.streamed import streamed
 from tests.support import masked as chunked
+from tests.support.launches import recorded
 from tests.support.masked import units
 from tests.support.streamed import CASES, Case, operands, reference
 from tests.support.streamed_layers import LAYERS, WIRED, checked
@@ -72,9 +71,9 @@ def recurrent_errors(case: chunked.Case, form: str) -> list[float]:
     query, key, value, gate, own, scale, initial, skip = leaves
     ends = "gate" if case.own == "gate" else own
     rest = (case.heads, case.strict, skip, case.maps, form)
-    with patch.object(passes, "launch", wraps=passes.launch) as launch:
+    with recorded() as launched:
         y, final = masked(query, key, value, gate, ends, scale, initial, *rest)
-    assert [call.args[0].template for call in launch.call_args_list] == ["recurrent"]
+    assert launched == ["recurrent"]
     torch.autograd.backward((y, final), (grad, grad_final))
     return units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, 2.0**-24)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 import ssdc
-from ssdc.runtime.kernels import passes, streamed
+from tests.support.launches import recorded
 from tests.support.masked import units
 
 LENGTH = 100
@@ -119,12 +118,9 @@ def checked(name: str, device: str, dtype: torch.dtype) -> tuple[list[float], se
     def errors(y: Tensor, place: slice | int) -> list[float]:
         return units([y], [wanted[:, place]], [magnitude[:, place]], UNIT[dtype])
 
-    with (
-        patch.object(streamed, "launch", wraps=streamed.launch) as first,
-        patch.object(passes, "launch", wraps=passes.launch) as second,
-    ):
+    with recorded() as launched:
         found = errors(layer(**moved), slice(None))
-    templates = {call.args[0].template for call in (*first.call_args_list, *second.call_args_list)}
+    templates = set(launched)
     if one.cut:
         before, state = layer(**{key: x[:, : one.cut] for key, x in moved.items()}, return_state=True)
         after, _ = layer(**{key: x[:, one.cut :] for key, x in moved.items()}, state=state, return_state=True)

@@ -63,3 +63,4 @@ def test_segments_are_whole_pairs_of_chunks() -> None:
             span, count = cut(length, segments)
             assert span * count * 64 >= length > span * (count - 1) * 64
             assert segments == 1 or span % 2 == 0
+            assert cut(length, count)[1] == count, "what was cut is not cut again"

@@ -27,7 +27,7 @@ FORMS: Mapping[str, Form | None] = {
 SHORT = 16
 """The longest call that goes position by position: speculative decoding, short prefills."""
 
-LARGE = 2**24
+LARGE = 2**25
 """Elements of keys and values, head by head, from which Hopper's walk is chosen."""
 
 WALK_SLOTS, STATES_SLOTS = 2, 3

@@ -24,7 +24,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ssdc.codegen.triton.maps import normed
-from ssdc.runtime.kernels.passes import OWN, backward_pass, forward_pass, gradient_tensors, result_tensors, step_pass
+from ssdc.runtime.kernels.backward import backward_pass
+from ssdc.runtime.kernels.calls import OWN, gradient_tensors, result_tensors
+from ssdc.runtime.kernels.forward import forward_pass, step_pass
 
 
 def masked(

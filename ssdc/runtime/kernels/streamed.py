@@ -24,9 +24,9 @@ from torch import Tensor
 from ssdc.codegen.triton import streamed as rule
 from ssdc.codegen.triton.facts import Facts, Gate
 from ssdc.runtime.blocks import decay, floored
+from ssdc.runtime.kernels.calls import NAMES, OWN
 from ssdc.runtime.kernels.launch import fitting, launch
 from ssdc.runtime.kernels.masked import _learns, _plain, _refuse_tangents
-from ssdc.runtime.kernels.passes import NAMES, OWN
 
 
 def streamed(

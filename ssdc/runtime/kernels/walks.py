@@ -2,7 +2,7 @@
 
 In: operands as `ssdc.runtime.kernels.masked` describes them, 16-bit, on a GPU of compute capability 9, laid out so that
 the copy engine can read them (`readable`). Not done here: autograd, and the states that enter segments of time
-(`ssdc.runtime.kernels.passes` gives them).
+(`ssdc.runtime.kernels.segments` gives them).
 """
 
 from __future__ import annotations

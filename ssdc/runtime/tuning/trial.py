@@ -20,7 +20,9 @@ from ssdc.codegen.triton.facts import Facts
 from ssdc.codegen.triton.maps import Chain, encoded
 from ssdc.runtime.bench.exact import evaluate, widened
 from ssdc.runtime.bench.times import Clock
-from ssdc.runtime.kernels.passes import NAMES, OWN, backward_pass, forward_pass
+from ssdc.runtime.kernels.backward import backward_pass
+from ssdc.runtime.kernels.calls import NAMES, OWN
+from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.tuned import Choice, Request, session
 
 Given = dict[str, Tensor | None]
