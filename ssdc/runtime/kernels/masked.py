@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ssdc.codegen.triton.maps import normed
 from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.calls import OWN, gradient_tensors, result_tensors
+from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
 from ssdc.runtime.kernels.forward import forward_pass, step_pass
 
 
@@ -48,8 +48,8 @@ def masked(
 
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
-    _refuse_tangents(query, key, value, gate, scale, initial, skip)
-    if query.shape[1] == 1 and initial is not None and not _learns(query, key, value, gate, own, scale, initial, skip):
+    refuse_tangents(query, key, value, gate, scale, initial, skip)
+    if query.shape[1] == 1 and initial is not None and not learns(query, key, value, gate, own, scale, initial, skip):
         y, final = masked_step(
             query.squeeze(1),
             key.squeeze(1),
@@ -66,8 +66,8 @@ def masked(
         return y.unsqueeze(1), final
     kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale, initial)
-    if _plain((*given, skip)):
-        run: Callable[..., tuple[Tensor, ...]] = _Masked.apply if _learns(*given, skip) else forward_pass
+    if plain((*given, skip)):
+        run: Callable[..., tuple[Tensor, ...]] = _Masked.apply if learns(*given, skip) else forward_pass
         y, final, _ = run(*given, heads, strict, kind, skip, maps, form)
     else:
         y, final, _ = torch.ops.ssdc.masked(*given, heads, strict, kind, skip, maps, form)
@@ -91,32 +91,9 @@ def masked_step(
     [h], state [b, h, n, p]; output [b, h, p] and the state after it."""
     kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale, state)
-    run = step_pass if _plain((*given, skip)) else torch.ops.ssdc.masked_step
+    run = step_pass if plain((*given, skip)) else torch.ops.ssdc.masked_step
     y, after = run(*given, heads, strict, kind, skip, maps)
     return y, after
-
-
-def _plain(given: tuple[Tensor | None, ...]) -> bool:
-    """Whether a call is eager, on tensors of no subclass and under no mode: the operators' own cost in Python, some 100
-    microseconds, is then saved by calling what they call."""
-    return (
-        not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and all(x is None or type(x) is Tensor or type(x) is torch.nn.Parameter for x in given)
-    )
-
-
-def _learns(*tensors: Tensor | str | None) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors)
-
-
-def _refuse_tangents(*tensors: Tensor | None) -> None:
-    if forward_ad._current_level < 0:
-        return
-    unpack: Callable[[Tensor], forward_ad.UnpackedDualTensor] = forward_ad.unpack_dual
-    if any(x is not None and unpack(x).tangent is not None for x in tensors):
-        raise NotImplementedError("ssdc.masked has no forward-mode derivative; use reverse mode")
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -125,103 +102,37 @@ _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? gate, Tensor? own, Te
 _REST = 'Tensor? skip=None, str maps=""'
 
 
-@torch.library.custom_op(
+_masked = torch.library.custom_op(
     "ssdc::masked",
+    forward_pass,
     mutates_args=(),
     schema=f"({_INPUTS}, Tensor? initial, int heads, bool strict, int kind, "
     f'{_REST}, str form="") -> (Tensor, Tensor, Tensor)',
 )
-def _masked(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    initial: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    skip: Tensor | None = None,
-    maps: str = "",
-    form: str = "",
-) -> tuple[Tensor, Tensor, Tensor]:
-    return forward_pass(query, key, value, gate, own, scale, initial, heads, strict, kind, skip, maps, form)
 
 
 @_masked.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    initial: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    skip: Tensor | None = None,
-    maps: str = "",
-    form: str = "",
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    heads, maps = rest[4], rest[8] if len(rest) > 8 else ""
     return result_tensors(query, value, heads, normed(maps))
 
 
 # ---- backward --------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op(
+_masked_backward = torch.library.custom_op(
     "ssdc::masked_backward",
+    backward_pass,
     mutates_args=(),
     schema=f"(Tensor grad, Tensor grad_final, {_INPUTS}, Tensor? initial, int heads, bool strict, int kind, "
-    f"bool gates, {_REST}, Tensor? output=None, Tensor? sums=None) "
-    f"-> ({', '.join(['Tensor'] * 8)})",
+    f"bool gates, {_REST}, Tensor? output=None, Tensor? sums=None) -> ({', '.join(['Tensor'] * 8)})",
 )
-def _masked_backward(
-    grad: Tensor,
-    grad_final: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    initial: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    gates: bool,
-    skip: Tensor | None = None,
-    maps: str = "",
-    output: Tensor | None = None,
-    sums: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    given = (query, key, value, gate, own, scale, initial)
-    return backward_pass(grad, grad_final, *given, heads, strict, kind, gates, skip, maps, output, sums)
 
 
 @_masked_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_final: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    initial: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    gates: bool,
-    skip: Tensor | None = None,
-    maps: str = "",
-    output: Tensor | None = None,
-    sums: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    return gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates, skip)
+def _(grad: Tensor, grad_final: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    query, key, value, gate, own, scale, initial, heads, _, _, gates, *more = rest
+    return gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates, more[0] if more else None)
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -275,41 +186,15 @@ class _Masked(torch.autograd.Function):
 # ---- one position ----------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op(
+_masked_step = torch.library.custom_op(
     "ssdc::masked_step",
+    step_pass,
     mutates_args=(),
     schema=f"({_INPUTS}, Tensor state, int heads, bool strict, int kind, {_REST}) -> (Tensor, Tensor)",
 )
-def _masked_step(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    state: Tensor,
-    heads: int,
-    strict: bool,
-    kind: int,
-    skip: Tensor | None = None,
-    maps: str = "",
-) -> tuple[Tensor, Tensor]:
-    return step_pass(query, key, value, gate, own, scale, state, heads, strict, kind, skip, maps)
 
 
 @_masked_step.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    state: Tensor,
-    heads: int,
-    strict: bool,
-    kind: int,
-    skip: Tensor | None = None,
-    maps: str = "",
-) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    state, heads = rest[3], rest[4]
     return value.new_empty((query.shape[0], heads, value.shape[-1])), state.new_empty(state.shape, dtype=torch.float32)

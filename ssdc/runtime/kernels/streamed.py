@@ -25,8 +25,8 @@ from ssdc.codegen.triton import streamed as rule
 from ssdc.codegen.triton.facts import Facts, Gate
 from ssdc.runtime.blocks import decay, floored
 from ssdc.runtime.kernels.calls import NAMES, OWN
+from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
 from ssdc.runtime.kernels.launch import fitting, launch
-from ssdc.runtime.kernels.masked import _learns, _plain, _refuse_tangents
 
 
 def streamed(
@@ -44,11 +44,11 @@ def streamed(
 
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
-    _refuse_tangents(query, key, value, gate, scale)
+    refuse_tangents(query, key, value, gate, scale)
     kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale)
-    if _plain(given):
-        run: Callable[..., Tensor] = _Streamed.apply if _learns(*given) else _forward
+    if plain(given):
+        run: Callable[..., Tensor] = _Streamed.apply if learns(*given) else _forward
         y = run(*given, heads, strict, kind, width)
     else:
         y = torch.ops.ssdc.streamed(*given, heads, strict, kind, width)
@@ -141,35 +141,14 @@ def _banded(query: Tensor, key: Tensor, width: int | None) -> bool:
     return key.shape[1] > query.shape[1] or (width is not None and width < key.shape[1])
 
 
-@torch.library.custom_op("ssdc::streamed", mutates_args=(), schema=f"({_INPUTS}, {_REST}) -> Tensor")
-def _streamed(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    width: int | None,
-) -> Tensor:
-    return _forward(query, key, value, gate, own, scale, heads, strict, kind, width)
+_streamed = torch.library.custom_op(
+    "ssdc::streamed", _forward, mutates_args=(), schema=f"({_INPUTS}, {_REST}) -> Tensor"
+)
 
 
 @_streamed.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    width: int | None,
-) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
+    heads = rest[3]
     return value.new_empty((*query.shape[:2], heads, value.shape[-1]))
 
 
@@ -245,45 +224,17 @@ def _made(
     return tuple(query.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in wanted)
 
 
-@torch.library.custom_op(
+_streamed_backward = torch.library.custom_op(
     "ssdc::streamed_backward",
+    _gradients,
     mutates_args=(),
-    schema=f"(Tensor grad, {_INPUTS}, {_REST}, bool gates) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {_INPUTS}, {_REST}, bool gates) -> ({', '.join(['Tensor'] * 6)})",
 )
-def _streamed_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    width: int | None,
-    gates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    found = _gradients(grad, query, key, value, gate, own, scale, heads, strict, kind, width, gates)
-    d_query, d_key, d_value, d_gate, d_own, d_scale = found
-    return d_query, d_key, d_value, d_gate, d_own, d_scale
 
 
 @_streamed_backward.register_fake
-def _(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    width: int | None,
-    gates: bool,
-) -> tuple[Tensor, ...]:
+def _(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    query, key, value, gate, own, scale, *_, gates = rest
     return _made(query, key, value, gate, own, scale, gates)
 
 

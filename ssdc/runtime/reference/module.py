@@ -23,7 +23,7 @@ from ssdc.runtime.reference.expressions import axes_of
 from ssdc.runtime.reference.masks import READER, WRITER
 from ssdc.runtime.reference.models import members_of
 from ssdc.runtime.reference.streams import streams
-from ssdc.runtime.reference.value import Arithmetic, EvaluationError, Value
+from ssdc.runtime.reference.value import Arithmetic, EvaluationError, Value, lay_out
 from ssdc.source import Source
 from ssdc.syntax import ast
 
@@ -163,6 +163,20 @@ class Reference(nn.Module):
         magnitudes = [torch.where(m.isnan(), torch.inf, m) for m in self._joined(sizes)]
         return _one(self._joined(values)), _one(magnitudes)
 
+    @torch.no_grad()
+    def masks(self, *args: Tensor, **kwargs: Tensor) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """The masks that a call reads, written out: of each its axes before the two positions, and M [*axes, T, T]."""
+        call = bind(self.scope, self.inputs, args, kwargs)
+        maths = Arithmetic(self._groups(), {}, None)
+        run = self._evaluation(_exact(call, maths), call.sizes, call.length, maths)
+        run.outputs()
+        found = {}
+        for name, mask in run.masks.items():
+            labels = (*mask.front, READER, WRITER)
+            shape = [run.maths.sizes[label] for label in labels]
+            found[name] = (mask.front, lay_out(mask.whole.data, mask.whole.labels, labels).expand(shape))
+        return found
+
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
     def _continue(self, call: Bound, state: State | None, keep: bool) -> tuple[list[Tensor], State | None]:
@@ -177,12 +191,16 @@ class Reference(nn.Module):
     def _evaluate(self, call: Bound, rounding: Rounding | None) -> list[Value]:
         """The outputs as they are stored."""
         maths = Arithmetic(self._groups(), {}, rounding)
-        given = {
-            name: maths.exact(tuple(map(str, range(tensor.dim()))), tensor) for name, tensor in call.tensors.items()
-        }
-        return self._run(given, call.sizes, call.length, maths)
+        return self._run(_exact(call, maths), call.sizes, call.length, maths)
 
     def _run(self, given: Mapping[str, Value], sizes: Mapping[str, int], length: int, outer: Arithmetic) -> list[Value]:
+        run = self._evaluation(given, sizes, length, outer)
+        results = zip(self._output_refs(), run.outputs(), strict=True)
+        return [stored(ref, value, run.maths.sizes) for ref, value in results]
+
+    def _evaluation(
+        self, given: Mapping[str, Value], sizes: Mapping[str, int], length: int, outer: Arithmetic
+    ) -> Evaluation:
         scope = self.scope
         times = dict.fromkeys((scope.reader, *scope.writers, READER, WRITER), length)
         fixed = {name: axis.size for name, axis in scope.axes.items() if axis.size is not None}
@@ -195,9 +213,7 @@ class Reference(nn.Module):
             value = maths.exact(tuple(map(str, range(tensor.dim()))), tensor)
             values[param.tensor.name] = opened(param.tensor, value, maths.sizes)
         models = {name: _caller(module) for name, module in self.used.items()}
-        run = Evaluation(scope, maths, length, values, models)
-        results = zip(self._output_refs(), run.outputs(), strict=True)
-        return [stored(ref, value, maths.sizes) for ref, value in results]
+        return Evaluation(scope, maths, length, values, models)
 
     def called_with(self, arguments: Sequence[Value], outer: Arithmetic) -> list[Value]:
         """A call from another layer: stored tensors with their magnitudes in and out."""
@@ -239,6 +255,11 @@ def _caller(module: nn.Module) -> Callable[[Sequence[Value], Arithmetic], list[V
         return values
 
     return chained
+
+
+def _exact(call: Bound, maths: Arithmetic) -> dict[str, Value]:
+    """The tensors of a call, without errors, labelled by dimension number."""
+    return {name: maths.exact(tuple(map(str, range(tensor.dim()))), tensor) for name, tensor in call.tensors.items()}
 
 
 def _wide(tensor: Tensor) -> Tensor:
