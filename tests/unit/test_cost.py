@@ -16,6 +16,7 @@ from ssdc import pipeline
 from ssdc.codegen.triton import configuration, pricing
 from ssdc.codegen.triton.configuration import Call
 from ssdc.codegen.triton.facts import Facts
+from ssdc.codegen.triton.hopper import Role
 from ssdc.plan.cost import UNITS, Price, Work, predict, prices
 from ssdc.plan.hardware import CPU, H200, HARDWARE
 from ssdc.plan.planner import ASKED_ONLY, plan
@@ -243,6 +244,151 @@ def test_kernels_take_about_what_was_measured(facts: Facts, call: Call, millisec
     found = pricing.candidate(facts, call, rule, H200)
     assert 1e3 * found.cost.seconds == pytest.approx(milliseconds, rel=0.25)
     assert (found.form, found.segments) == (rule.form, rule.segments)
+
+
+WALKS = (
+    ("outputs", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.253),
+    ("outputs", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, False, 0.323),
+    ("outputs", Facts("bfloat16", 128, 128, "constant"), Call(96, 8192, 1, 132, engine=True), 1, False, 0.272),
+    ("outputs", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 4, False, 0.236),
+    ("outputs", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 4, False, 0.28),
+    ("outputs", Facts("bfloat16", 128, 128), Call(32, 16384, 1, 132, engine=True), 4, False, 0.151),
+    ("outputs", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, False, 0.184),
+    ("outputs", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.653),
+    ("outputs", Facts("bfloat16", 256, 256, "varying"), Call(256, 2048, 1, 132, engine=True), 1, False, 0.9),
+    (
+        "outputs",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(320, 4096, 80, 132, engine=True),
+        1,
+        False,
+        0.311,
+    ),
+    (
+        "outputs",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(320, 4096, 80, 132, engine=True),
+        4,
+        False,
+        0.256,
+    ),
+    (
+        "outputs",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(80, 65536, 80, 132, engine=True),
+        3,
+        False,
+        0.987,
+    ),
+    (
+        "outputs",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(80, 65536, 80, 132, engine=True),
+        12,
+        False,
+        1.008,
+    ),
+    (
+        "outputs",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(24, 16384, 24, 132, engine=True),
+        11,
+        False,
+        0.076,
+    ),
+    ("queries", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.255),
+    ("queries", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, True, 0.505),
+    ("queries", Facts("bfloat16", 128, 128), Call(32, 16384, 1, 132, engine=True), 4, False, 0.153),
+    ("queries", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, True, 0.296),
+    ("queries", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.624),
+    (
+        "queries",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(320, 4096, 80, 132, engine=True),
+        1,
+        True,
+        0.58,
+    ),
+    (
+        "queries",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(80, 65536, 80, 132, engine=True),
+        3,
+        True,
+        2.22,
+    ),
+    (
+        "queries",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(24, 16384, 24, 132, engine=True),
+        11,
+        True,
+        0.169,
+    ),
+    ("keys", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.257),
+    ("keys", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, True, 0.53),
+    ("keys", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, True, 0.289),
+    ("keys", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.622),
+    ("keys", Facts("bfloat16", 128, 64, "varying", scale=True), Call(320, 4096, 80, 132, engine=True), 1, True, 0.586),
+    ("keys", Facts("bfloat16", 128, 64, "varying", scale=True), Call(80, 65536, 80, 132, engine=True), 3, True, 2.12),
+    ("keys", Facts("bfloat16", 128, 64, "varying", scale=True), Call(24, 16384, 24, 132, engine=True), 11, True, 0.166),
+    ("values", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.257),
+    ("values", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, False, 0.34),
+    ("values", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, False, 0.19),
+    ("values", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.655),
+    (
+        "values",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(320, 4096, 80, 132, engine=True),
+        1,
+        False,
+        0.365,
+    ),
+    (
+        "values",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(80, 65536, 80, 132, engine=True),
+        3,
+        False,
+        1.11,
+    ),
+    (
+        "values",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(24, 16384, 24, 132, engine=True),
+        11,
+        False,
+        0.088,
+    ),
+    ("states", Facts("bfloat16", 128, 128), Call(32, 16384, 1, 132, engine=True), 4, False, 0.075),
+    (
+        "states",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(80, 65536, 80, 132, engine=True),
+        3,
+        False,
+        0.43,
+    ),
+    ("states", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 4, False, 0.128),
+    (
+        "states",
+        Facts("bfloat16", 128, 64, "varying", scale=True),
+        Call(24, 16384, 24, 132, engine=True),
+        11,
+        False,
+        0.05,
+    ),
+)
+"""Milliseconds of Hopper's walks alone, measured on an H200: role, call, pieces of time, whether with gradients of
+gates."""
+
+
+@pytest.mark.parametrize(("role", "facts", "call", "segments", "gates", "milliseconds"), WALKS)
+def test_walks_take_about_what_was_measured(
+    role: Role, facts: Facts, call: Call, segments: int, gates: bool, milliseconds: float
+) -> None:
+    found = predict(pricing._Sizes(facts, call, H200).hopper(role, segments, gates), H200)
+    assert 1 / 1.5 < 1e3 * found.seconds / milliseconds < 1.5
 
 
 def test_forms_are_priced_apart_and_the_cheapest_comes_first() -> None:

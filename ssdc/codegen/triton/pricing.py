@@ -30,8 +30,16 @@ SEGMENTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32)
 """Pieces of time that are tried."""
 CALL, CALL_BACK = 13.0, 100.0
 """Operations that the host's work on a call is worth, forward and backward."""
-HOPPER = 0.55
-"""Time of a step of Hopper's walk over that of the portable one: loads go ahead of it, products wait for less."""
+HOPPER: Mapping[str, float] = {
+    "plain": 0.58,
+    "constant": 0.06,
+    "varying": 0.15,
+    "scale": 0.14,
+    "gates": 0.5,
+    "wide": 0.78,
+}
+"""Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
+takes, what a gate, a scale and the gradient of gates add, and how it falls where a head's products are twice as long."""
 DESCRIBED = 2.3
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
 KEPT, PROLOGUE = 1.8, 0.8
@@ -145,8 +153,9 @@ def _walked_back(facts: Facts, call: Call, chosen: Backward, size: _Sizes) -> di
     for role, carry in both:
         if chosen.segments > 1:
             parts[role] = [size.hopper(role, chosen.segments), size.carry(carry, chosen.segments)]
+    gates = chosen.gradients.gates and facts.gate != "none"
     for role in WALKS_BACK:
-        parts[role] = [size.hopper(role, chosen.segments)]
+        parts[role] = [size.hopper(role, chosen.segments, gates and role != "values")]
     return parts | size.groups()
 
 
@@ -189,16 +198,19 @@ class _Sizes:
         steps = -(-self.chunks // segments) * (KEPT if kept else 1.0)
         return self._work(kernel, programs, steps, flops, moved, held=written)
 
-    def hopper(self, role: Role, segments: int) -> Work:
-        """One of Hopper's walks."""
-        walk = Walk(role, self.facts)
+    def hopper(self, role: Role, segments: int, gates: bool = False) -> Work:
+        """One of Hopper's walks; `gates`: with the parts of a gate's gradient."""
+        walk = Walk(role, self.facts, gates=gates)
         tiles, chunk = walk.tiles, walk.tiles.chunk
         flops = 2.0 * chunk * (tiles.inner * tiles.outer)
         if walk.walks:
             flops += 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + tiles.inner * tiles.outer)
         shared = 2.0 * self.facts.states / self.call.shared
         rows = shared * (1 + REREAD * (walk.outers - 1)) + 2.0 * self.facts.columns
-        steps = HOPPER * ceil(ceil(self.call.length / chunk) / segments)
+        more = [self.facts.gate, *(("scale",) if self.facts.scale else ()), *(("gates",) if walk.gates else ())]
+        pace = HOPPER["plain"] + sum(HOPPER.get(name, 0.0) for name in more)
+        pace *= HOPPER["wide"] if _name(walk) == "hopper, wide" else 1.0
+        steps = pace * ceil(ceil(self.call.length / chunk) / segments)
         programs = self.call.lanes * segments * walk.outers
         moved = self.item * self.tokens * (rows if walk.walks else rows / 2) + 8.0 * self.tokens
         return replace(self._work(walk, programs, steps, flops, moved), kernels=DESCRIBED)
