@@ -5,6 +5,7 @@ In go a tag, attributes and children; out comes `Html`, which templates and othe
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from html import escape
 
 
@@ -18,6 +19,10 @@ class Html(str):
         return str(self)
 
 
+VOID = frozenset({"br"})
+"""Elements without content or an end."""
+
+
 def element(tag: str, *children: object, **attributes: object) -> Html:
     """An element; children and attributes that are None are left out, `_` in an attribute's name stands for `-`.
 
@@ -29,7 +34,18 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
         for name, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{tag}{given}>{join(*children)}</{tag}>")
+    return Html(f"<{tag}{given}>" if tag in VOID else f"<{tag}{given}>{join(*children)}</{tag}>")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
+    """A table; cells are escaped unless they are markup.
+
+    >>> table(["a"], [["<"]])
+    '<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>&lt;</td></tr></tbody></table>'
+    """
+    head = element("tr", *(element("th", heading) for heading in headings))
+    body = (element("tr", *(element("td", cell) for cell in row)) for row in rows)
+    return element("table", element("thead", head), element("tbody", *body))
 
 
 def join(*parts: object) -> Html:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from ssdc import pipeline
-from ssdc.cli import compare as comparing
 from ssdc.cli.main import COMMANDS, app
-from ssdc.cli.measuring import Call, Failure, measure
-from ssdc.cli.plot import crossovers
 from ssdc.runtime import verification
 from ssdc.runtime.verification import Finding
 
@@ -225,89 +220,6 @@ def test_verify_fails_where_a_check_does(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "FAILED" in result.stdout and "1 check failed" in result.stderr
 
 
-# ---- compare ---------------------------------------------------------------------------------------------------------
-
-TINY = ("--size", "H=2", "--size", "P=4", "--size", "N=3", "--threads", "1")
-
-
-def test_compare(tmp_path: Path) -> None:
-    picture, numbers = tmp_path / "p.png", tmp_path / "n.json"
-    text = good("compare", SSD, "-T", "32..64", *TINY, "--plot", str(picture), "--json", str(numbers))
-    assert "ssd, float32, b=1, H=2, P=4, N=3, G=1" in text
-    assert "not legal: fft: 'y' does not admit the order 'fft': the mask's gates vary with time" in text
-    assert text.count("-> ") == 3, "the planner's choice at each length, and the caption"
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    found = json.loads(numbers.read_text())
-    assert {row["length"] for row in found["rows"]} == {32, 64}
-    assert {row["order"].partition("(")[0] for row in found["rows"]} == {"recurrent", "quadratic", "chunked", "scan"}
-    assert set(found["refused"]) == {"fft", "direct"}
-    for row in found["rows"]:
-        assert row["skipped"] is None and row["seconds"] > 0 and 0 < row["error"] <= 16, row
-        assert row["predicted"] > 0 and row["gflop"] > 0 and row["moved"] > 0, row
-
-
-def test_compare_with_gradients_and_a_layer_that_is_not_causal() -> None:
-    sizes = ("--size", "H=2", "--size", "N=3", "--size", "P=2", "--threads", "1")
-    text = good("compare", str(EXAMPLES / "hydra.ssd"), "-T", "20", "-b", "2", "--backward", *sizes)
-    assert "b=2" in text and "forward and backward" in text and "skipped" not in text
-
-
-def test_compare_lists_what_it_skips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(comparing, "LONGEST", 0.0)
-    result = run("compare", SSD, "-T", "32", *TINY, "--plot", str(tmp_path / "p.png"))
-    assert result.exit_code == 0
-    assert result.stdout.count("skipped at T=32: ") == 4 and "it is predicted to take" in result.stdout
-    assert "nothing to draw" in result.stderr and not (tmp_path / "p.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (("-T", "9..3"), "neither LOW..HIGH"),
-        (("-T", "0"), "neither LOW..HIGH"),
-        (("-T", "some"), "neither LOW..HIGH"),
-        (("--plot", "picture.txt"), "does not end in .png"),
-        (("--plot", "no/such/folder/p.png"), "cannot write"),
-        (("--json", "no/such/folder/p.json"), "cannot write"),
-    ],
-)
-def test_compare_refuses_before_it_measures(wrong: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "measure", lambda *_: pytest.fail("measured"))
-    result = run("compare", SSD, *wrong)
-    assert result.exit_code == 2
-    assert said in " ".join(result.stderr.replace("│", " ").split())
-
-
-def test_a_measurement_sees_memory() -> None:
-    """The quadratic order of one head holds a T x T matrix of scores; the recurrent one holds nothing like it."""
-    source, sizes, T = pipeline.read(SSD), {"H": 1, "P": 4, "N": 4}, 4096
-    found = [
-        measure(Call(source, "ssd", sizes, {"y:1": order}, length=T, threads=1), None, 60)
-        for order in ("quadratic", "recurrent")
-    ]
-    assert not any(isinstance(one, Failure) for one in found), found
-    quadratic, recurrent = (one.peak for one in found if not isinstance(one, Failure))
-    assert 4 * T * T <= quadratic <= 10 * 4 * T * T
-    assert recurrent < T * T
-
-
-def test_a_measurement_that_is_too_large_or_too_slow_is_a_failure() -> None:
-    source, sizes = pipeline.read(SSD), {"H": 1, "P": 4, "N": 4}
-    large = Call(source, "ssd", sizes, {"y:1": "quadratic"}, length=2**20, threads=1)
-    found = measure(large, None, 60)
-    assert isinstance(found, Failure) and "it needs more than half of the free memory" in found.reason
-    slow = Call(source, "ssd", sizes, {"y:1": "recurrent"}, length=2**18, threads=1)
-    assert measure(slow, None, 0.2) == Failure("it took longer than 0 s")
-
-
-def test_crossovers() -> None:
-    """Lines T and 100 meet at 100, where no measurement is."""
-    lengths = (16, 64, 256, 1024)
-    (found,) = crossovers({"line": [(T, float(T)) for T in lengths], "flat": [(T, 100.0) for T in lengths]})
-    assert (found.before, found.after) == ("line", "flat") and found.T == pytest.approx(100, rel=1e-3)
-    assert crossovers({"low": [(T, 1.0) for T in lengths], "high": [(T, 2.0) for T in lengths]}) == ()
-
-
 # ---- real processes --------------------------------------------------------------------------------------------------
 
 
@@ -326,12 +238,6 @@ def test_processes_have_these_statuses(faulty: str) -> None:
 
 def test_no_colour_where_nobody_sees_it(faulty: str) -> None:
     assert "\x1b" not in process("check", faulty).stderr + process("explain", SSD).stdout
-
-
-def test_a_process_compares() -> None:
-    done = process("compare", "-", "-T", "16", *TINY, stdin=Path(SSD).read_text())
-    assert done.returncode == 0, done.stderr
-    assert "recurrent" in done.stdout and "Traceback" not in done.stderr
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

@@ -37,7 +37,19 @@ SERVING = {
     "structures": {"algebra", "arguments", "bounds", "facts", "interval", "kernel", "loggate", "product", "walk"},
     "plan/orders": {"blocks", "passes"},
     "codegen/orders": set(),
-    "cli": {"main", "console", "options", "measuring", "plot", "rows", "benching", "dots", "regret"},
+    "cli": {
+        "main",
+        "console",
+        "options",
+        "varied",
+        "comparing",
+        "measuring",
+        "plot",
+        "rows",
+        "benching",
+        "dots",
+        "regret",
+    },
 }
 """Modules of these rooms that serve the others, and that no table names."""
 

@@ -17,12 +17,13 @@ import typer
 
 from ssdc import pipeline
 from ssdc.cli.benching import Report, picture, table_of
-from ssdc.cli.compare import JsonOption, PlotOption, ThreadsOption, warn_if_busy, writable
+from ssdc.cli.compare import JsonOption, PlotOption, ThreadsOption, writable
+from ssdc.cli.comparing import warn_if_busy
 from ssdc.cli.console import console
 from ssdc.cli.options import BatchOption, LayerOption, Request, SizeOption, parse_lengths, request
-from ssdc.cli.plot import crossovers
 from ssdc.cli.regret import planner as choices
 from ssdc.errors import OrderError
+from ssdc.plan.comparison import crossovers
 
 if TYPE_CHECKING:
     from ssdc.pipeline import Checked
@@ -181,7 +182,7 @@ def _from_when(name: str, line: list[tuple[int, float]], softmax: str, other: li
     if line[-1][1] >= other[-1][1]:
         return "at no length"
     crossings = crossovers({name: line, softmax: other})
-    return f"from T = {crossings[-1].T:,.0f} on" if crossings else "at every length"
+    return f"from T = {crossings[-1].at:,.0f} on" if crossings else "at every length"
 
 
 # ---- a file ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import typer
 
 from ssdc.cli.console import note
 from ssdc.cli.dots import Dot, dots
-from ssdc.cli.plot import draw
+from ssdc.cli.plot import Panel, draw
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -160,8 +160,10 @@ def picture(file: Path, report: Report) -> None:
         elif "summary" in report.extra:
             dots(file, title, [(label, _dots(report.entries, phase)) for phase, label in PANELS])
         else:
-            panels = [(label, _lines(report.entries, phase)) for phase, label in PANELS]
-            draw(file, title, panels, floors=[_floors(report.entries, phase) for phase, _ in PANELS])
+            entries = report.entries
+            draw(
+                file, title, [Panel(label, _lines(entries, phase), _floors(entries, phase)) for phase, label in PANELS]
+            )
     except OSError as error:
         raise typer.BadParameter(f"cannot write {file}: {error.strerror}", param_hint="--plot") from None
 

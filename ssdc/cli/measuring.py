@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 START = 60.0
 """Seconds that a process may take to start."""
+PRELOADED = ["ssdc.cli.main", "ssdc.runtime.measure", "ssdc.runtime.tuning.trial", "torch._dynamo.convert_frame"]
+"""What the server imports once for all processes; the last is what torch imports in a first call, for a second."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Call:
     layer: str | None
     layer_sizes: dict[str, int]
     order: dict[str, str] = field(default_factory=dict)
-    chunk: int | None = None
+    chunk: dict[str, int] = field(default_factory=dict)
     batch: int = 1
     length: int = 1
     backward: bool = False
@@ -44,7 +46,12 @@ class Call:
     def compile(self) -> Layer:
         """The layer, through torch."""
         return pipeline.compile(
-            self.source, self.layer, self.layer_sizes, order=self.order or "auto", chunk=self.chunk, backend="torch"
+            self.source,
+            self.layer,
+            self.layer_sizes,
+            order=self.order or "auto",
+            chunk=self.chunk or None,
+            backend="torch",
         )
 
 
@@ -86,7 +93,7 @@ def apart(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: flo
     """What a function returns in a process of its own, or a Failure; `capped`, that process may take half of the free
     memory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ssdc.cli.main", "ssdc.runtime.measure", "ssdc.runtime.tuning.trial"])
+    context.set_forkserver_preload(PRELOADED)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, function, arguments, capped), daemon=True)
     process.start()
@@ -122,8 +129,13 @@ def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any,
 
 def _limit_memory() -> int:
     """Lets this process allocate half of the machine's free memory more than it has; the bytes that this is."""
-    rows = Path("/proc/meminfo").read_text().splitlines()
-    free = next(1024 * int(row.split()[1]) for row in rows if row.startswith("MemAvailable:"))
+    free = free_memory()
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + free // 2, resource.getrlimit(resource.RLIMIT_AS)[1]))
     return free // 2
+
+
+def free_memory() -> int:
+    """The bytes of memory that the system could hand out now."""
+    rows = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(row.split()[1]) for row in rows if row.startswith("MemAvailable:"))

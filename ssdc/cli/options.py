@@ -7,6 +7,7 @@ is malformed is bad usage (`typer.BadParameter`, exit status 2); whether the pro
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -176,33 +177,55 @@ def parse_sizes(entries: list[str]) -> dict[str, int]:
     {'H': 8, 'P': 64}
     """
     sizes: dict[str, int] = {}
-    for entry in entries:
-        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([0-9]{1,10})\s*", entry, re.ASCII)
-        if not match or not 1 <= int(match[2]) <= LARGEST_SIZE:
-            raise typer.BadParameter(f"{entry!r} is not NAME=VALUE with a value from 1 to 2^31", param_hint="--size")
-        if match[1] in sizes:
-            raise typer.BadParameter(f"{match[1]} is given twice", param_hint="--size")
-        sizes[match[1]] = int(match[2])
+    for name, text in parse_entries(entries).items():
+        if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= LARGEST_SIZE:
+            message = f"{name}={text} is not NAME=VALUE with a value from 1 to 2^31"
+            raise typer.BadParameter(message, param_hint="--size")
+        sizes[name] = int(text)
     return sizes
 
 
-def parse_lengths(text: str) -> tuple[int, ...]:
-    """Lengths from `256..65536` (doubling, the last included) or `100,200,300`, rising.
+def parse_entries(entries: Sequence[str]) -> dict[str, str]:
+    """The texts of `NAME=TEXT` entries by name, each name once.
 
-    >>> parse_lengths("256..1024"), parse_lengths("100..300"), parse_lengths("300,100")
+    >>> parse_entries(["H=8", "N = 16,32"])
+    {'H': '8', 'N': '16,32'}
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*(\S+)\s*", entry, re.ASCII)
+        if not match:
+            message = f"{entry!r} is not NAME=VALUE with a value from 1 to 2^31"
+            raise typer.BadParameter(message, param_hint="--size")
+        if match[1] in found:
+            raise typer.BadParameter(f"{match[1]} is given twice", param_hint="--size")
+        found[match[1]] = match[2]
+    return found
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """Lengths, as `parse_values` takes them."""
+    return parse_values(text, "-T")
+
+
+def parse_values(text: str, option: str) -> tuple[int, ...]:
+    """Values of an option from `256..65536` (doubling, the last included) or `100,200,300`, rising.
+
+    >>> parse_values("256..1024", "-T"), parse_values("100..300", "-T"), parse_values("300,100", "-b")
     ((256, 512, 1024), (100, 200, 300), (100, 300))
     """
     match = re.fullmatch(r"([0-9]{1,10})\.\.([0-9]{1,10})", text)
     if match:
         low, high = int(match[1]), int(match[2])
-        lengths = {high}
+        values = {high}
         while 0 < low < high:
-            lengths.add(low)
+            values.add(low)
             low *= 2
         malformed = not 1 <= int(match[1]) <= high
     else:
         malformed = not re.fullmatch(r"[0-9]{1,10}(,[0-9]{1,10})*", text)
-        lengths = set() if malformed else {int(entry) for entry in text.split(",")}
-    if malformed or not all(1 <= length <= LARGEST_SIZE for length in lengths):
-        raise typer.BadParameter(f"{text!r} is neither LOW..HIGH nor a list such as 256,1024", param_hint="-T")
-    return tuple(sorted(lengths))
+        values = set() if malformed else {int(entry) for entry in text.split(",")}
+    if malformed or not all(1 <= value <= LARGEST_SIZE for value in values):
+        message = f"{text!r} is neither LOW..HIGH nor a list such as 256,1024, from 1 to 2^31"
+        raise typer.BadParameter(message, param_hint=option)
+    return tuple(sorted(values))

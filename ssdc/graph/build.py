@@ -14,7 +14,7 @@ from ssdc.graph import nodes as ir
 from ssdc.graph.context import Broken, Context
 from ssdc.graph.elementwise import check_functions, lower
 from ssdc.graph.equations import lower_equation
-from ssdc.graph.graph import Graph, Result
+from ssdc.graph.graph import Graph
 from ssdc.graph.initials import check_initialisers
 from ssdc.graph.inputs import check_inputs
 from ssdc.graph.masks import lower_mask
@@ -179,8 +179,8 @@ def _count(sizes: dict[str, int | None], atoms: tuple[str, ...]) -> int | None:
     return count
 
 
-def _results(ctx: Context) -> tuple[Result, ...]:
-    results: list[Result] = []
+def _results(ctx: Context) -> tuple[ir.Result, ...]:
+    results: list[ir.Result] = []
     for statement in ctx.scope.layer.statements:
         if not isinstance(statement, ast.Output):
             continue
@@ -198,5 +198,5 @@ def _results(ctx: Context) -> tuple[Result, ...]:
                 hint = f"make a tensor of it, at quadratic cost: `{name}_[{shown}] = {name}[{shown}]`"
                 ctx.scope.report(errors.BadPosition(span, what=f"the output '{name}' is a mask", hint=hint))
             elif name in ctx.bound:
-                results.append(Result(name, ctx.bound[name], layout_of(ctx, symbol.ref)))
+                results.append(ir.Result(name, ctx.bound[name], layout_of(ctx, symbol.ref)))
     return tuple(results)

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from ssdc.graph import nodes as ir
 
 if TYPE_CHECKING:
-    from ssdc.graph.graph import Graph
+    import networkx as nx
 
 
-def to_text(graph: Graph) -> str:
+class Drawn(Protocol):
+    """What a picture shows of a graph; `ssdc.graph.graph.Graph` is one."""
+
+    @property
+    def layer(self) -> str:
+        """The layer's name."""
+
+    @property
+    def nodes(self) -> Mapping[str, ir.AnyNode]:
+        """The tensors by name."""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Those that the results need, operands before their readers."""
+
+    @property
+    def results(self) -> tuple[ir.Result, ...]:
+        """The outputs."""
+
+    @property
+    def net(self) -> nx.DiGraph[str]:
+        """An edge from each operand to its reader."""
+
+
+def to_text(graph: Drawn) -> str:
     """One line a node, in order of evaluation."""
     rows = [f"graph {graph.layer}"]
     for name in graph.order:
@@ -92,7 +117,7 @@ def show(expr: ir.Scalar) -> str:
             return f"{function}({', '.join([inner, *options])})"
 
 
-def to_mermaid(graph: Graph) -> str:
+def to_mermaid(graph: Drawn) -> str:
     """The graph as a Mermaid flowchart: masks and contractions stand out, names are quoted."""
     shapes = {ir.Input: ("([", "])"), ir.Parameter: ("[(", ")]"), ir.Mask: ("{{", "}}"), ir.Contraction: ("[[", "]]")}
     ids = {name: f"n{place}" for place, name in enumerate(graph.order)}
@@ -108,7 +133,7 @@ def to_mermaid(graph: Graph) -> str:
     return "\n".join(rows)
 
 
-def to_dot(graph: Graph) -> str:
+def to_dot(graph: Drawn) -> str:
     """The graph in Graphviz's language."""
     shapes = {ir.Input: "ellipse", ir.Parameter: "cylinder", ir.Mask: "hexagon", ir.Contraction: "box3d"}
     ids = {name: f"n{place}" for place, name in enumerate(graph.order)}

@@ -12,17 +12,10 @@ from functools import cached_property
 
 import networkx as nx
 
-from ssdc.graph.draw import to_text
-from ssdc.graph.nodes import AnyNode, Contraction, Input, Layout, Mask, Parameter, operands
-
-
-@dataclass(frozen=True)
-class Result:
-    """One output: the node that holds it, its declared name, and how it is stored."""
-
-    name: str
-    node: str
-    layout: Layout
+from ssdc.graph.draw import to_mermaid, to_text
+from ssdc.graph.nodes import AnyNode, Contraction, Input, Mask, Parameter, Result, operands
+from ssdc.graph.picture import to_svg
+from ssdc.markup import element
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,3 +92,11 @@ class Graph:
 
     def __str__(self) -> str:
         return to_text(self)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: drawn, in a box that scrolls."""
+        return element("div", to_svg(self), style="overflow-x: auto")
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """The same as Mermaid, for notebooks that draw it themselves."""
+        return {"text/vnd.mermaid": to_mermaid(self)}

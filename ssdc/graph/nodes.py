@@ -79,6 +79,15 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Result:
+    """One output: the node that holds it, its declared name, and how it is stored."""
+
+    name: str
+    node: str
+    layout: Layout
+
+
+@dataclass(frozen=True)
 class Input(Node):
     """Given at each call, stored as `layout`."""
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from ssdc.graph import nodes as ir
-from ssdc.graph.draw import describe
+from ssdc.graph.draw import Drawn, describe
 from ssdc.graph.layout import Box, lay_out
 from ssdc.graph.nodes import operands
 from ssdc.markup import Html, element
-
-if TYPE_CHECKING:
-    from ssdc.graph.graph import Graph
 
 LINE, PAD, WIDE, NARROW = 15.0, 7.0, 7.3, 6.2
 """Heights of lines of text and of the room about them, and the widths of a letter, large and small."""
@@ -34,7 +30,7 @@ COLOURS: Mapping[type[ir.Node], str] = {
 OTHER = "#888888"
 
 
-def to_svg(graph: Graph, words: Mapping[str, str] | None = None) -> Html:
+def to_svg(graph: Drawn, words: Mapping[str, str] | None = None) -> Html:
     """The graph as an SVG element as wide as it needs; `words` are shown with their nodes."""
     words = words or {}
     texts = {name: _lines(graph.nodes[name], words.get(name)) for name in graph.order}
@@ -71,7 +67,7 @@ def _size(lines: tuple[str, ...]) -> tuple[float, float]:
     return round(letters + 4 * PAD, 1), LINE * len(lines) + 2 * PAD
 
 
-def _node(graph: Graph, name: str, lines: tuple[str, ...], box: Box) -> Html:
+def _node(graph: Drawn, name: str, lines: tuple[str, ...], box: Box) -> Html:
     node = graph.nodes[name]
     colour = COLOURS.get(type(node), OTHER)
     result = any(one.node == name for one in graph.results)
@@ -104,8 +100,10 @@ def _shape(node: ir.AnyNode, box: Box, style: Mapping[str, object]) -> list[Html
             points = " ".join(f"{a:g},{b:g}" for a, b in (*corners, (x, y + height / 2)))
             return [element("polygon", points=points, **style)]
         case ir.Contraction():
-            inner = dict(x=x + 4, y=y + 4, width=width - 8, height=height - 8, fill="none", stroke=style["stroke"])
-            return [element("rect", x=x, y=y, width=width, height=height, **style), element("rect", **inner)]
+            inner = element(
+                "rect", x=x + 4, y=y + 4, width=width - 8, height=height - 8, fill="none", stroke=style["stroke"]
+            )
+            return [element("rect", x=x, y=y, width=width, height=height, **style), inner]
         case ir.Input():
             return [element("rect", x=x, y=y, width=width, height=height, rx=height / 2, **style)]
         case ir.Parameter():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ssdc.errors import OrderError
 from ssdc.graph.graph import Graph
+from ssdc.markup import element, table
 from ssdc.plan.asked import Asked, Chunk, Form, Order, Wish
 from ssdc.plan.candidate import Candidate, Mode, Pricing, Refusal
 from ssdc.plan.hardware import Hardware
@@ -73,8 +74,30 @@ class Plan:
 
     def __str__(self) -> str:
         chosen = {name: choice.chosen for name, choice in self.choices.items()}
-        rows = (f"{name}: {one.title}, {1e3 * one.cost.seconds:.3g} ms" for name, one in chosen.items())
+        rows = (f"{name}: {one.title}, {_milliseconds(one)}" for name, one in chosen.items())
         return "\n".join((f"layer {self.layer} on {self.hardware.name}", *rows))
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the choice for each contraction, and what else was legal, cheapest first."""
+        rows = [
+            (
+                choice.problem.name,
+                element("b", choice.chosen.title),
+                _milliseconds(choice.chosen),
+                choice.chosen.bound,
+                ", ".join(f"{one.title} {_milliseconds(one)}" for one in choice.rivals),
+                ", ".join(one.order for one in choice.refused),
+            )
+            for choice in self.choices.values()
+        ]
+        sizes = ", ".join(f"{name} = {size:,}" for name, size in self.sizes.items())
+        head = element("p", element("b", self.layer), f" at {sizes}, on {self.hardware.name}")
+        headings = ("equation", "order", "predicted", "bound by", "rivals", "not legal")
+        return element("div", head, table(headings, rows), style="overflow-x: auto")
+
+
+def _milliseconds(one: Candidate) -> str:
+    return f"{1e3 * one.cost.seconds:.3g} ms"
 
 
 def plan(

@@ -24,7 +24,7 @@ from ssdc.runtime.samples import sample_inputs
 
 UNIT = 2.0**-24
 """float32's unit roundoff."""
-BUDGET = 0.5
+BUDGET = 0.3
 """Seconds that the repetitions of a call may take."""
 WARM = 32
 """Positions of the call that loads what every call needs."""

@@ -35,6 +35,7 @@ from ssdc.runtime.memory import Memory
 from ssdc.runtime.packed import offsets_of, places
 from ssdc.runtime.parameters import declare, default_initialiser
 from ssdc.runtime.programs import Programs, profile_of
+from ssdc.runtime.shown import shown
 from ssdc.runtime.signature import Signature
 from ssdc.runtime.state import State
 from ssdc.source import Source
@@ -379,3 +380,7 @@ class Layer(nn.Module):
         """The layer's name and the orders asked for, for print(module)."""
         order = self._programs.asked.order
         return f"{self.graph.layer}, order={order if isinstance(order, str) else dict(order)!r}"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: what goes in and out, what is learned, and the graph."""
+        return shown(self.graph, self.extra_repr(), dict(self.named_parameters()))

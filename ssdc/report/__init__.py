@@ -1,0 +1,1 @@
+"""Reports: programs and their plans -> one page to look at."""
