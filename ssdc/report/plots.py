@@ -45,10 +45,10 @@ def curves(title: str, axis: str, series: Series, name: str, dashed: Series | No
     for place, one in enumerate(names):
         colour, marker = style(one, place)
         look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5}
-        if one in series:
-            axes.plot(*_ms(series[one]), linewidth=1.6, label=one, **look)
+        if one in series:  # a legend leaves out labels that begin with "_", but for the space
+            axes.plot(*_ms(series[one]), linewidth=1.6, label=f" {one}", **look)
         if dashed and one in dashed:
-            label = None if one in series else f"{one}, predicted"
+            label = None if one in series else f" {one}, predicted"
             axes.plot(*_ms(dashed[one]), linewidth=1.0, linestyle="--", markerfacecolor="none", label=label, **look)
     sizes = sorted({x for points in (*series.values(), *(dashed or {}).values()) for x, _ in points})
     shown = sizes[:: max(1, math.ceil(len(sizes) / 6))]
@@ -85,7 +85,7 @@ def roofline(title: str, equation: Equation, machine: Hardware, name: str) -> Ht
     for order, (x, y) in spots.items():
         colour, marker = style(order)
         chosen = shown[order].chosen
-        axes.plot([x], [y], color=colour, marker=marker, markersize=8, linewidth=0, label=shown[order].name)
+        axes.plot([x], [y], color=colour, marker=marker, markersize=8, linewidth=0, label=f" {shown[order].name}")
         if chosen:
             axes.plot([x], [y], marker="o", markersize=15, fillstyle="none", color=INK, linewidth=0)
     return _markup(figure, name)
@@ -102,7 +102,10 @@ def style(name: str, place: int = 0) -> tuple[str, str]:
     True
     """
     words = [word for word in re.split(r"\W+", name) if word in STYLES]
-    return STYLES[words[-1]] if words else tuple(STYLES.values())[place % len(STYLES)]
+    if words:
+        return STYLES[words[-1]]
+    colours, markers = zip(*STYLES.values(), strict=True)
+    return colours[place % len(STYLES)], markers[(place + place // len(STYLES)) % len(STYLES)]
 
 
 def short(size: int) -> str:
@@ -118,7 +121,7 @@ def _axes(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log")
-    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_title(title, loc="left", fontsize=11, color=INK).set_parse_math(False)
     axes.set_xlabel(across, color=INK)
     axes.set_ylabel(up, color=INK)
     axes.tick_params(which="both", color=INK, labelcolor=INK)
@@ -139,13 +142,15 @@ def _markup(figure: Figure, name: str) -> Html:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     longest = max(map(len, axes.get_legend_handles_labels()[1]), default=0)
-    figure.legend(
+    legend = figure.legend(
         loc="outside lower center",
         ncols=3 if longest < 14 else 2 if longest < 24 else 1,
         frameon=False,
         labelcolor=INK,
         fontsize=9,
     )
+    for label in legend.get_texts():
+        label.set_parse_math(False)
     out = StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

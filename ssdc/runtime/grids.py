@@ -34,7 +34,7 @@ def grids(
     The batch and other axes that calls decide have one entry, and are not told. Values are the same each time.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         layer, reference = compiled(), defined()
     learned = dict(layer.named_parameters())
     with torch.no_grad():

@@ -39,7 +39,7 @@ HOPPER: Mapping[str, float] = {
     "wide": 0.78,
 }
 """Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
-takes, what a gate, a scale and the gradient of gates add, and how it falls where a head's products are twice as long."""
+takes; what a gate, a scale and the gradient of gates add; how it falls where a head's products are twice as long."""
 DESCRIBED = 2.3
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
 KEPT, PROLOGUE = 1.8, 0.8
