@@ -15,7 +15,7 @@ import pytest
 from ssdc import pipeline
 from ssdc.codegen.triton import configuration, pricing
 from ssdc.codegen.triton.configuration import Call
-from ssdc.codegen.triton.facts import Facts
+from ssdc.codegen.triton.facts import Facts, Gate
 from ssdc.codegen.triton.hopper import Role
 from ssdc.plan.cost import UNITS, Price, Work, predict, prices
 from ssdc.plan.hardware import CPU, H200, HARDWARE
@@ -246,148 +246,65 @@ def test_kernels_take_about_what_was_measured(facts: Facts, call: Call, millisec
     assert (found.form, found.segments) == (rule.form, rule.segments)
 
 
+SHAPES = {
+    "many": (128, 128, 96, 8192, 1), "long": (128, 128, 32, 16384, 1), "wide": (256, 256, 256, 2048, 1),
+    "mamba": (128, 64, 320, 4096, 80), "mamba, long": (128, 64, 80, 65536, 80), "mamba, few": (128, 64, 24, 16384, 24),
+}  # fmt: skip
+"""States, columns, batch * heads, positions, heads that share a query and key."""
 WALKS = (
-    ("outputs", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.253),
-    ("outputs", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, False, 0.323),
-    ("outputs", Facts("bfloat16", 128, 128, "constant"), Call(96, 8192, 1, 132, engine=True), 1, False, 0.272),
-    ("outputs", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 4, False, 0.236),
-    ("outputs", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 4, False, 0.28),
-    ("outputs", Facts("bfloat16", 128, 128), Call(32, 16384, 1, 132, engine=True), 4, False, 0.151),
-    ("outputs", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, False, 0.184),
-    ("outputs", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.653),
-    ("outputs", Facts("bfloat16", 256, 256, "varying"), Call(256, 2048, 1, 132, engine=True), 1, False, 0.9),
-    (
-        "outputs",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(320, 4096, 80, 132, engine=True),
-        1,
-        False,
-        0.311,
-    ),
-    (
-        "outputs",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(320, 4096, 80, 132, engine=True),
-        4,
-        False,
-        0.256,
-    ),
-    (
-        "outputs",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(80, 65536, 80, 132, engine=True),
-        3,
-        False,
-        0.987,
-    ),
-    (
-        "outputs",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(80, 65536, 80, 132, engine=True),
-        12,
-        False,
-        1.008,
-    ),
-    (
-        "outputs",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(24, 16384, 24, 132, engine=True),
-        11,
-        False,
-        0.076,
-    ),
-    ("queries", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.255),
-    ("queries", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, True, 0.505),
-    ("queries", Facts("bfloat16", 128, 128), Call(32, 16384, 1, 132, engine=True), 4, False, 0.153),
-    ("queries", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, True, 0.296),
-    ("queries", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.624),
-    (
-        "queries",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(320, 4096, 80, 132, engine=True),
-        1,
-        True,
-        0.58,
-    ),
-    (
-        "queries",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(80, 65536, 80, 132, engine=True),
-        3,
-        True,
-        2.22,
-    ),
-    (
-        "queries",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(24, 16384, 24, 132, engine=True),
-        11,
-        True,
-        0.169,
-    ),
-    ("keys", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.257),
-    ("keys", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, True, 0.53),
-    ("keys", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, True, 0.289),
-    ("keys", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.622),
-    ("keys", Facts("bfloat16", 128, 64, "varying", scale=True), Call(320, 4096, 80, 132, engine=True), 1, True, 0.586),
-    ("keys", Facts("bfloat16", 128, 64, "varying", scale=True), Call(80, 65536, 80, 132, engine=True), 3, True, 2.12),
-    ("keys", Facts("bfloat16", 128, 64, "varying", scale=True), Call(24, 16384, 24, 132, engine=True), 11, True, 0.166),
-    ("values", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 1, False, 0.257),
-    ("values", Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, engine=True), 1, False, 0.34),
-    ("values", Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, engine=True), 4, False, 0.19),
-    ("values", Facts("bfloat16", 256, 256), Call(256, 2048, 1, 132, engine=True), 1, False, 0.655),
-    (
-        "values",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(320, 4096, 80, 132, engine=True),
-        1,
-        False,
-        0.365,
-    ),
-    (
-        "values",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(80, 65536, 80, 132, engine=True),
-        3,
-        False,
-        1.11,
-    ),
-    (
-        "values",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(24, 16384, 24, 132, engine=True),
-        11,
-        False,
-        0.088,
-    ),
-    ("states", Facts("bfloat16", 128, 128), Call(32, 16384, 1, 132, engine=True), 4, False, 0.075),
-    (
-        "states",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(80, 65536, 80, 132, engine=True),
-        3,
-        False,
-        0.43,
-    ),
-    ("states", Facts("bfloat16", 128, 128), Call(96, 8192, 1, 132, engine=True), 4, False, 0.128),
-    (
-        "states",
-        Facts("bfloat16", 128, 64, "varying", scale=True),
-        Call(24, 16384, 24, 132, engine=True),
-        11,
-        False,
-        0.05,
-    ),
+    ("outputs", "many", "none", 1, False, 0.253),
+    ("outputs", "many", "varying", 1, False, 0.323),
+    ("outputs", "many", "constant", 1, False, 0.272),
+    ("outputs", "many", "none", 4, False, 0.236),
+    ("outputs", "many", "varying", 4, False, 0.28),
+    ("outputs", "long", "none", 4, False, 0.151),
+    ("outputs", "long", "varying", 4, False, 0.184),
+    ("outputs", "wide", "none", 1, False, 0.653),
+    ("outputs", "wide", "varying", 1, False, 0.9),
+    ("outputs", "mamba", "varying", 1, False, 0.311),
+    ("outputs", "mamba", "varying", 4, False, 0.256),
+    ("outputs", "mamba, long", "varying", 3, False, 0.987),
+    ("outputs", "mamba, long", "varying", 12, False, 1.008),
+    ("outputs", "mamba, few", "varying", 11, False, 0.076),
+    ("queries", "many", "none", 1, False, 0.255),
+    ("queries", "many", "varying", 1, True, 0.505),
+    ("queries", "long", "none", 4, False, 0.153),
+    ("queries", "long", "varying", 4, True, 0.296),
+    ("queries", "wide", "none", 1, False, 0.624),
+    ("queries", "mamba", "varying", 1, True, 0.58),
+    ("queries", "mamba, long", "varying", 3, True, 2.22),
+    ("queries", "mamba, few", "varying", 11, True, 0.169),
+    ("keys", "many", "none", 1, False, 0.257),
+    ("keys", "many", "varying", 1, True, 0.53),
+    ("keys", "long", "varying", 4, True, 0.289),
+    ("keys", "wide", "none", 1, False, 0.622),
+    ("keys", "mamba", "varying", 1, True, 0.586),
+    ("keys", "mamba, long", "varying", 3, True, 2.12),
+    ("keys", "mamba, few", "varying", 11, True, 0.166),
+    ("values", "many", "none", 1, False, 0.257),
+    ("values", "many", "varying", 1, False, 0.34),
+    ("values", "long", "varying", 4, False, 0.19),
+    ("values", "wide", "none", 1, False, 0.655),
+    ("values", "mamba", "varying", 1, False, 0.365),
+    ("values", "mamba, long", "varying", 3, False, 1.11),
+    ("values", "mamba, few", "varying", 11, False, 0.088),
+    ("states", "long", "none", 4, False, 0.075),
+    ("states", "mamba, long", "varying", 3, False, 0.43),
+    ("states", "many", "none", 4, False, 0.128),
+    ("states", "mamba, few", "varying", 11, False, 0.05),
 )
-"""Milliseconds of Hopper's walks alone, measured on an H200: role, call, pieces of time, whether with gradients of
+"""Milliseconds of Hopper's walks alone, measured on an H200: role, shape, gate, pieces of time, whether with gradients of
 gates."""
 
 
-@pytest.mark.parametrize(("role", "facts", "call", "segments", "gates", "milliseconds"), WALKS)
+@pytest.mark.parametrize(("role", "shape", "gate", "segments", "gates", "milliseconds"), WALKS)
 def test_walks_take_about_what_was_measured(
-    role: Role, facts: Facts, call: Call, segments: int, gates: bool, milliseconds: float
+    role: Role, shape: str, gate: Gate, segments: int, gates: bool, milliseconds: float
 ) -> None:
-    found = predict(pricing._Sizes(facts, call, H200).hopper(role, segments, gates), H200)
+    states, columns, lanes, length, shared = SHAPES[shape]
+    facts = Facts("bfloat16", states, columns, gate, scale=shared > 1)
+    size = pricing._Sizes(facts, Call(lanes, length, shared, 132, engine=True), H200)
+    found = predict(size.hopper(role, segments, gates), H200)
     assert 1 / 1.5 < 1e3 * found.seconds / milliseconds < 1.5
 
 
