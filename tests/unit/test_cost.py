@@ -293,8 +293,8 @@ WALKS = (
     ("states", "many", "none", 4, False, 0.128),
     ("states", "mamba, few", "varying", 11, False, 0.05),
 )
-"""Milliseconds of Hopper's walks alone, measured on an H200: role, shape, gate, pieces of time, whether with gradients of
-gates."""
+"""Milliseconds of Hopper's walks alone, measured on an H200: role, shape, gate, pieces of time, whether with gradients
+of gates."""
 
 
 @pytest.mark.parametrize(("role", "shape", "gate", "segments", "gates", "milliseconds"), WALKS)
