@@ -17,6 +17,7 @@ Nothing here knows torch or Triton.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -151,12 +152,7 @@ def source(walk: Walk | Gates) -> str:
     True
     """
     if isinstance(walk, Gates):
-        text = (
-            environment()
-            .get_template("triton/gates.jinja")
-            .render(facts=walk.facts, parts=walk.parts, inner=walk.inner, chunk=CHUNK)
-        )
-        return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+        return _rendered("gates", {"facts": walk.facts, "parts": walk.parts, "inner": walk.inner, "chunk": CHUNK})
     sign = ">" if walk.facts.strict else ">="
     names = (
         "role",
@@ -186,5 +182,9 @@ def source(walk: Walk | Gates) -> str:
             )
         ),
     }
-    text = environment().get_template(f"triton/{'hopper' if walk.walks else 'hopper_states'}.jinja").render(context)
+    return _rendered("hopper" if walk.walks else "hopper_states", context)
+
+
+def _rendered(template: str, context: Mapping[str, object]) -> str:
+    text = environment().get_template(f"triton/{template}.jinja").render(context)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

@@ -14,7 +14,7 @@ from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.hopper import CHUNK, padded
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import walks
-from ssdc.runtime.kernels.calls import call_of, facts_of, gradient_tensors, operands_of
+from ssdc.runtime.kernels.calls import by_head, call_of, facts_of, gathered, gradient_tensors, operands_of
 from ssdc.runtime.kernels.launch import launch
 from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, segment_starts
 
@@ -43,7 +43,7 @@ def backward_pass(
     A norm needs the output and row sums of the forward pass."""
     batch, length, _, states = query.shape
     columns = value.shape[-1]
-    made = gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates, skip)
+    made = gradient_tensors(query, key, value, gate, own, scale, initial, gates, skip)
     if grad.numel() == 0 or states * heads == 0:
         for x in made:
             x.zero_()
@@ -71,7 +71,7 @@ def backward_pass(
     later = chunk_states(chosen.later, chosen.segments, operands, ends, first, heads, length)
     count = chunks.shape[2]
     inners, outers = -(-states // chosen.gradients.tiles.inner), -(-columns // chosen.values.tiles.outer)
-    d_query, d_key, d_value = (_by_head(into, heads) for into in made[:3])
+    d_query, d_key, d_value = (by_head(into, heads) for into in made[:3])
     d_gate, d_own = (final.new_empty((inners + outers if gates else 0, batch, heads, length)) for _ in range(2))
     d_scale = final.new_empty((outers, batch, heads, length))
     d_skip = final.new_empty((0,) if skip is None else (batch * count * (outers if skip.ndim == 1 else 1), *skip.shape))
@@ -105,7 +105,7 @@ def backward_pass(
         heads,
         batch,
     )
-    _gathered(made, d_query, d_key, d_value)
+    gathered(made, d_query, d_key, d_value)
     if gates and gate is not None:
         if gate.ndim == 1:
             made[3].copy_(d_gate.sum((0, 1, 3)))
@@ -144,15 +144,15 @@ def _walk_back(
     rows = new((4, parts if gates else 0, batch, heads, length))
     into = dict(zip(("read", "written", "crossing", "d_own"), rows, strict=True))
     into |= {
-        "d_query": _by_head(made[0], heads),
-        "d_key": _by_head(made[1], heads),
-        "d_value": _by_head(made[2], heads),
+        "d_query": by_head(made[0], heads),
+        "d_key": by_head(made[1], heads),
+        "d_value": by_head(made[2], heads),
     }
     into |= {"through": new((batch, heads, -(-length // CHUNK) if gates else 0, parts, padded(columns)))}
     into |= {"first": first, "dots": new((tiles if facts.scale else 0, batch, heads, length))}
     into |= {"skip_dots": new((tiles if facts.skip == "head" else 0, batch, heads, length))}
     walks.gradients(facts, segments, operands, starts, ends, into, heads, gates)
-    _gathered(made, into["d_query"], into["d_key"], into["d_value"])
+    gathered(made, into["d_query"], into["d_key"], into["d_value"])
     if gates:
         varying = facts.gate == "varying"
         d_gate = made[3] if varying else new((batch, length, heads))
@@ -178,19 +178,6 @@ def _rows(
     programs = sums.shape[0] * heads * -(-length // kernel.tiles.chunk)
     launch(kernel, programs, {**operands, "output": output}, heads, sums, inverse, push, length, heads)
     return {"inverse": inverse.transpose(1, 2), "push": push.transpose(1, 2)}
-
-
-def _by_head(into: Tensor, heads: int) -> Tensor:
-    """Where the gradient of an operand goes head by head: itself, unless heads share it."""
-    batch, length, groups, size = into.shape
-    return into if groups == heads else into.new_empty((batch, length, heads, size))
-
-
-def _gathered(made: tuple[Tensor, ...], *by_head: Tensor) -> None:
-    """Sum the gradients of heads that share an operand."""
-    for into, found in zip(made, by_head, strict=False):
-        if found is not into:
-            torch.sum(found.view((*found.shape[:2], into.shape[2], -1, found.shape[3])), 3, out=into)
 
 
 def _summed(parts: Tensor, into: Tensor) -> None:

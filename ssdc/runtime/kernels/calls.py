@@ -69,31 +69,50 @@ def check(
     gate: Tensor | None,
     own: Tensor | None,
     scale: Tensor | None,
-    initial: Tensor | None,
     heads: int,
-    skip: Tensor | None,
-    maps: str,
+    *,
+    past: bool = False,
 ) -> None:
-    """Raises ValueError, with the shapes, for operands that do not fit each other."""
-    shapes = f"query {list(query.shape)}, key {list(key.shape)}, value {list(value.shape)}, {heads} heads"
+    """Raises ValueError, with the shapes, for operands that do not fit each other; `past`: writers may come before the
+    first reader."""
+    shapes = _shapes(query, key, value, heads)
     if query.ndim != 4 or key.ndim != 4 or value.ndim != 4 or query.shape[-1] != key.shape[-1]:
         raise ValueError(f"query and key must be [b, t, g, n], value [b, t, v, p]: {shapes}")
-    if query.shape[:2] != value.shape[:2] or key.shape[:2] != value.shape[:2]:
+    if past:
+        if key.shape[:2] != value.shape[:2] or query.shape[0] != key.shape[0] or query.shape[1] > key.shape[1]:
+            raise ValueError(f"query, key and value must agree in batch, key and value in time: {shapes}")
+    elif query.shape[:2] != value.shape[:2] or key.shape[:2] != value.shape[:2]:
         raise ValueError(f"query, key and value must agree in batch and time: {shapes}")
     if any(heads % x.shape[2] for x in (query, key, value)):
         raise ValueError(f"the heads must be a multiple of each operand's: {shapes}")
     if not query.dtype == key.dtype == value.dtype or query.dtype not in NAMES:
         found = f"{query.dtype}, {key.dtype}, {value.dtype}"
         raise ValueError(f"query, key and value must have one dtype of {', '.join(NAMES.values())}: {found}")
-    wanted = [query.shape[0], query.shape[1], heads]
+    wanted = [key.shape[0], key.shape[1], heads]
     for name, x in (("gate", gate), ("own", own), ("scale", scale)):
         if x is not None and list(x.shape) != wanted and not (name == "gate" and list(x.shape) == [heads]):
             raise ValueError(f"{name} is {list(x.shape)} and must be {wanted}")
+
+
+def check_rest(
+    query: Tensor, key: Tensor, value: Tensor, initial: Tensor | None, heads: int, skip: Tensor | None, maps: str
+) -> None:
+    """Raises ValueError for a skip factor or an initial state that does not fit the operands."""
     if skip is not None and list(skip.shape) not in ([heads], [heads, value.shape[-1]]):
         raise ValueError(f"skip is {list(skip.shape)} and must be {[heads]} or {[heads, value.shape[-1]]}")
     columns = value.shape[-1] + normed(maps)
     if initial is not None and list(initial.shape) != [query.shape[0], heads, query.shape[-1], columns]:
+        shapes = _shapes(query, key, value, heads)
         raise ValueError(f"the initial state {list(initial.shape)} does not fit: {shapes}")
+
+
+def _shapes(query: Tensor, key: Tensor, value: Tensor, heads: int) -> str:
+    return f"query {list(query.shape)}, key {list(key.shape)}, value {list(value.shape)}, {heads} heads"
+
+
+def kind_of(own: Tensor | str | None) -> int:
+    """What a strict reader applies to the state before it, as an index into OWN."""
+    return OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
 
 
 def operands_of(**given: Tensor | None) -> dict[str, Tensor]:
@@ -127,7 +146,6 @@ def gradient_tensors(
     own: Tensor | None,
     scale: Tensor | None,
     initial: Tensor | None,
-    heads: int,
     gates: bool,
     skip: Tensor | None,
 ) -> tuple[Tensor, ...]:
@@ -146,3 +164,16 @@ def gradient_tensors(
         like(initial),
         like(skip),
     )
+
+
+def by_head(into: Tensor, heads: int) -> Tensor:
+    """Where the gradient of an operand goes head by head: itself, unless heads share it."""
+    batch, length, groups, size = into.shape
+    return into if groups == heads else into.new_empty((batch, length, heads, size))
+
+
+def gathered(made: tuple[Tensor, ...], *by_head: Tensor) -> None:
+    """Sum the gradients of heads that share an operand."""
+    for into, found in zip(made, by_head, strict=False):
+        if found is not into:
+            torch.sum(found.view((*found.shape[:2], into.shape[2], -1, found.shape[3])), 3, out=into)

@@ -11,9 +11,9 @@ from ssdc.codegen.triton.hopper import fits
 from ssdc.errors import CallError
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import walks
-from ssdc.runtime.kernels.calls import call_of, check, facts_of, operands_of, result_tensors
+from ssdc.runtime.kernels.calls import call_of, check, check_rest, facts_of, operands_of, result_tensors
 from ssdc.runtime.kernels.launch import launch
-from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, segment_starts
+from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, pieces, segment_starts
 
 
 def forward_pass(
@@ -33,7 +33,8 @@ def forward_pass(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, last state, and row sums [b, h, t] (of a norm), by the kernels that the cost rule chooses (in this form,
     where one is given)."""
-    check(query, key, value, gate, own, scale, initial, heads, skip, maps)
+    check(query, key, value, gate, own, scale, heads)
+    check_rest(query, key, value, initial, heads, skip, maps)
     facts = facts_of(query, value, gate, scale, strict, kind, skip, maps)
     call = call_of(heads, initial is not None, True, query, key, value)
     if form not in configuration.FORMS:
@@ -83,9 +84,7 @@ def run_forward(
     if chosen.form == "recurrent":
         launch(kernel, lanes * parts, operands, heads, final if start is None else start, y, final, *row, length, heads)
         return y, final, sums
-    count = -(-length // kernel.tiles.chunk)
-    span = -(-count // chosen.segments)
-    segments = -(-count // span)
+    _, span, segments = pieces(length, kernel.tiles.chunk, chosen.segments)
     launch(
         kernel,
         lanes * segments * parts,

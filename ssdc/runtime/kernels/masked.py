@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ssdc.codegen.triton.maps import normed
 from ssdc.runtime.kernels.backward import backward_pass
-from ssdc.runtime.kernels.calls import OWN, gradient_tensors, result_tensors
+from ssdc.runtime.kernels.calls import gradient_tensors, kind_of, result_tensors
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
 from ssdc.runtime.kernels.forward import forward_pass, step_pass
 
@@ -64,7 +64,7 @@ def masked(
             maps,
         )
         return y.unsqueeze(1), final
-    kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
+    kind = kind_of(own)
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale, initial)
     if plain((*given, skip)):
         run: Callable[..., tuple[Tensor, ...]] = _Masked.apply if learns(*given, skip) else forward_pass
@@ -89,7 +89,7 @@ def masked_step(
 ) -> tuple[Tensor, Tensor]:
     """One position, in one launch and without a gradient: query and key [b, g, n], value [b, v, p], gates [b, h] or
     [h], state [b, h, n, p]; output [b, h, p] and the state after it."""
-    kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
+    kind = kind_of(own)
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale, state)
     run = step_pass if plain((*given, skip)) else torch.ops.ssdc.masked_step
     y, after = run(*given, heads, strict, kind, skip, maps)
@@ -131,8 +131,8 @@ _masked_backward = torch.library.custom_op(
 
 @_masked_backward.register_fake
 def _(grad: Tensor, grad_final: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    query, key, value, gate, own, scale, initial, heads, _, _, gates, *more = rest
-    return gradient_tensors(query, key, value, gate, own, scale, initial, heads, gates, more[0] if more else None)
+    query, key, value, gate, own, scale, initial, _, _, _, gates, *more = rest
+    return gradient_tensors(query, key, value, gate, own, scale, initial, gates, more[0] if more else None)
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

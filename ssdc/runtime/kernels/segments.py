@@ -12,6 +12,17 @@ from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.launch import launch
 
 
+def pieces(length: int, chunk: int, segments: int) -> tuple[int, int, int]:
+    """Chunks in all, chunks in a segment, and how many segments there are then.
+
+    >>> pieces(1000, 64, 3), pieces(1, 64, 1)
+    ((16, 6, 3), (1, 1, 1))
+    """
+    count = -(-length // chunk)
+    span = -(-count // segments)
+    return count, span, -(-count // span)
+
+
 def segment_starts(
     sums: Kernel,
     carry: Kernel,
@@ -28,9 +39,7 @@ def segment_starts(
         return start
     batch, _, states, pitch = final.shape
     lanes, tiles, columns = batch * heads, sums.tiles, sums.facts.columns
-    count = -(-length // tiles.chunk)
-    span = -(-count // segments)
-    segments = -(-count // span)
+    _, span, segments = pieces(length, tiles.chunk, segments)
     totals = final.new_empty((batch, heads, segments, states, pitch))
     logarithms = final.new_empty((batch, heads, segments))
     parts = -(-states // tiles.inner) * -(-columns // tiles.outer)
@@ -48,11 +57,7 @@ def segment_starts(
         segments,
         heads,
     )
-    entering = torch.empty_like(totals)
-    stretches = -(-states * pitch // carry.stretch)
-    begin = final if start is None else start
-    launch(carry, lanes * stretches, {}, heads, begin, totals, logarithms, entering, final, segments)
-    return entering
+    return _carried(carry, totals, logarithms, start, final)
 
 
 def hopper_starts(
@@ -71,8 +76,14 @@ def hopper_starts(
     totals = final.new_empty((batch, heads, segments, states, columns))
     logarithms = final.new_empty((batch, heads, segments))
     walks.states(facts, segments, operands, totals, logarithms, heads, carry.reverse)
+    return _carried(carry, totals, logarithms, start, final)
+
+
+def _carried(carry: Kernel, totals: Tensor, logarithms: Tensor, start: Tensor | None, final: Tensor) -> Tensor:
+    """The state that enters each segment, from what each adds and how it decays; the last into `final`."""
+    batch, heads, segments, states, pitch = totals.shape
     entering = torch.empty_like(totals)
-    programs = batch * heads * -(-states * columns // carry.stretch)
+    programs = batch * heads * -(-states * pitch // carry.stretch)
     begin = final if start is None else start
     launch(carry, programs, {}, heads, begin, totals, logarithms, entering, final, segments)
     return entering
@@ -91,9 +102,7 @@ def chunk_states(
     `final`."""
     batch, _, states, pitch = final.shape
     tiles, columns = kernel.tiles, kernel.facts.columns
-    count = -(-length // tiles.chunk)
-    span = -(-count // segments)
-    segments = -(-count // span)
+    count, span, segments = pieces(length, tiles.chunk, segments)
     chunks = next(iter(operands.values())).new_empty((batch, heads, count, states, pitch))
     last = final if segments == 1 else final.new_empty((batch, heads, segments, states, pitch))
     parts = -(-states // tiles.inner) * -(-columns // tiles.outer)

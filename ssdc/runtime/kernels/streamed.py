@@ -15,16 +15,15 @@ atomics: two runs give the same bits, and a CUDA graph can hold them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssdc.codegen.triton import streamed as rule
-from ssdc.codegen.triton.facts import Facts, Gate
+from ssdc.codegen.triton.facts import Facts
 from ssdc.runtime.blocks import decay, floored
-from ssdc.runtime.kernels.calls import NAMES, OWN
+from ssdc.runtime.kernels.calls import by_head, check, facts_of, gathered, gradient_tensors, kind_of, operands_of
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
 from ssdc.runtime.kernels.launch import fitting, launch
 
@@ -45,7 +44,7 @@ def streamed(
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
     refuse_tangents(query, key, value, gate, scale)
-    kind = OWN.index("gate" if isinstance(own, str) else "none" if own is None else "varying")
+    kind = kind_of(own)
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale)
     if plain(given):
         run: Callable[..., Tensor] = _Streamed.apply if learns(*given) else _forward
@@ -53,13 +52,6 @@ def streamed(
     else:
         y = torch.ops.ssdc.streamed(*given, heads, strict, kind, width)
     return y
-
-
-@lru_cache(maxsize=4096)
-def _facts(
-    dtype: torch.dtype, states: int, columns: int, gate: Gate, strict: bool, kind: int, scale: bool, tf32: bool
-) -> Facts:
-    return Facts(NAMES[dtype], states, columns, gate, strict, OWN[kind], scale, "tf32" if tf32 else "ieee")
 
 
 def _call(
@@ -74,27 +66,11 @@ def _call(
     kind: int,
 ) -> tuple[Facts, dict[str, Tensor]]:
     """The facts of a call, and its operands as kernels take them. Raises ValueError for shapes that do not fit."""
-    shapes = f"query {list(query.shape)}, key {list(key.shape)}, value {list(value.shape)}, {heads} heads"
-    if query.ndim != 4 or key.ndim != 4 or value.ndim != 4 or query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"query and key must be [b, t, g, n], value [b, t, v, p]: {shapes}")
-    if key.shape[:2] != value.shape[:2] or query.shape[0] != key.shape[0] or query.shape[1] > key.shape[1]:
-        raise ValueError(f"query, key and value must agree in batch, key and value in time: {shapes}")
-    if any(heads % x.shape[2] for x in (query, key, value)):
-        raise ValueError(f"the heads must be a multiple of each operand's: {shapes}")
-    if not query.dtype == key.dtype == value.dtype or query.dtype not in NAMES:
-        found = f"{query.dtype}, {key.dtype}, {value.dtype}"
-        raise ValueError(f"query, key and value must have one dtype of {', '.join(NAMES.values())}: {found}")
-    wanted = [key.shape[0], key.shape[1], heads]
-    for name, x in (("gate", gate), ("own", own), ("scale", scale)):
-        if x is not None and list(x.shape) != wanted and not (name == "gate" and list(x.shape) == [heads]):
-            raise ValueError(f"{name} is {list(x.shape)} and must be {wanted}")
+    check(query, key, value, gate, own, scale, heads, past=True)
     if own is not None and gate is None:
         raise ValueError("a reader has a gate of its own only where there are gates")
-    known: Gate = "none" if gate is None else "constant" if gate.ndim == 1 else "varying"
-    tf32 = query.dtype is torch.float32 and query.is_cuda and torch.backends.cuda.matmul.allow_tf32
-    facts = _facts(query.dtype, query.shape[-1], value.shape[-1], known, strict, kind, scale is not None, tf32)
-    given = {"query": query, "key": key, "value": value, "gate": gate, "own": own, "scale": scale}
-    return facts, {name: fitting(x) for name, x in given.items() if x is not None}
+    facts = facts_of(query, value, gate, scale, strict, kind, None, "")
+    return facts, operands_of(query=query, key=key, value=value, gate=gate, own=own, scale=scale)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -178,9 +154,7 @@ def _gradients(
     chosen = rule.backward(facts, _banded(query, key, width), gates)
     (batch, length), span = query.shape[:2], key.shape[1]
     blocks, past, numbers = _numbers(query, key, width, chosen.queries.tiles.chunk, heads)
-    d_query, d_key, d_value = (
-        x if x.shape[2] == heads else x.new_empty((*x.shape[:2], heads, x.shape[3])) for x in made[:3]
-    )
+    d_query, d_key, d_value = (by_head(into, heads) for into in made[:3])
 
     def partial(*shape: int) -> Tensor:
         return query.new_empty(shape, dtype=torch.float32)
@@ -196,9 +170,7 @@ def _gradients(
         (chosen.values, later, d_value, read),
     ):
         launch(kernel, programs * kernel.outers, operands, heads, into, scales, sums, mine, pairs, *numbers)
-    for into, found in ((made[0], d_query), (made[1], d_key), (made[2], d_value)):
-        if found is not into:
-            torch.sum(found.view((*found.shape[:2], into.shape[2], -1, found.shape[3])), 3, out=into)
+    gathered(made, d_query, d_key, d_value)
     if chosen.gates:
         constant = gate is not None and gate.ndim == 1
         d_gate = partial(batch, span, heads) if constant else made[3]
@@ -219,9 +191,8 @@ def _made(
     scale: Tensor | None,
     gates: bool,
 ) -> tuple[Tensor, ...]:
-    """New tensors for the gradients, contiguous, of no elements where none is due."""
-    wanted = (query, key, value, gate if gates else None, own if gates else None, scale)
-    return tuple(query.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in wanted)
+    """New tensors for the gradients of a streamed call."""
+    return gradient_tensors(query, key, value, gate, own, scale, None, gates, None)[:6]
 
 
 _streamed_backward = torch.library.custom_op(
