@@ -264,20 +264,14 @@ def test_the_grammar_has_no_conflicts(caplog: pytest.LogCaptureFixture) -> None:
     assert told(grammar_text("ssd.lark") + grammar_text("lexical.lark")) == []
 
 
-def test_reading_is_fast_and_loads_no_torch() -> None:
+def test_reading_loads_no_torch() -> None:
     code = """
-import sys, time
-begin = time.process_time()
+import sys
 from ssdc.source import Source
 from ssdc.syntax.parser import parse
 parse(Source(open(sys.argv[1]).read()))
-print(time.process_time() - begin, "torch" in sys.modules)
+print("torch" in sys.modules)
 """
     root = Path(__file__).parents[2]
-    times = [1.0]
-    while len(times) < 10 and min(times) >= 0.25:  # what else the machine does only ever adds
-        command = [sys.executable, "-c", code, root / "examples" / "mamba2.ssd"]
-        seconds, torch = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split()
-        assert torch == "False"
-        times.append(float(seconds))
-    assert min(times) < 0.4  # all that `ssdc check` may take
+    command = [sys.executable, "-c", code, root / "examples" / "mamba2.ssd"]
+    assert subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout == "False\n"
