@@ -39,6 +39,17 @@ def padded(size: int) -> int:
     return max(64, 1 << (size - 1).bit_length())
 
 
+READS: Mapping[Role, tuple[str, ...]] = {
+    "outputs": ("query", "key", "value"),
+    "queries": ("grad", "value", "key", "query"),
+    "keys": ("value", "grad", "query", "key"),
+    "values": ("key", "query", "grad", "value"),
+    "states": ("key", "value"),
+    "later": ("query", "grad"),
+}
+"""The tiles that a role reads: left, right, columns, and what further gradients need; right and columns for states."""
+
+
 @dataclass(frozen=True)
 class Walk:
     """The context of the template: a role, and what it reads and writes besides."""
@@ -82,7 +93,7 @@ class Walk:
         """Whether outputs or gradients are written, and not states alone."""
         return self.role not in ("states", "later")
 
-    @property
+    @cached_property
     def outers(self) -> int:
         """Tiles of columns."""
         return -(-self.columns // CHUNK)
@@ -104,7 +115,15 @@ class Walk:
         """Whether a fourth tile is read: what the result is multiplied by for further gradients."""
         return self.dotted or (self.gates and self.role in ("queries", "keys"))
 
-    @property
+    @cached_property
+    def reads(self) -> tuple[tuple[str, int, int], ...]:
+        """The operands that are read in tiles: name, rows and columns of a tile."""
+        wide, narrow = (self.tiles.chunk, self.tiles.inner), (self.tiles.chunk, CHUNK)
+        names = READS[self.role][: 4 if self.other else 3]
+        sizes = (wide, wide, narrow, narrow) if self.walks else (wide, narrow)
+        return tuple((name, *size) for name, size in zip(names, sizes, strict=False))
+
+    @cached_property
     def numbers(self) -> tuple[str, ...]:
         """The operands of one number a position."""
         dropped = {"states": "own", "later": "scale"}.get(self.role)
@@ -115,6 +134,12 @@ class Walk:
         return self.facts.skip != "none" and self.role in ("outputs", "values")
 
 
+@lru_cache(maxsize=1024)
+def walk_of(role: Role, facts: Facts, enters: bool = False, gates: bool = False) -> Walk:
+    """A walk, made once: calls ask for it every time."""
+    return Walk(role, facts, enters, gates)
+
+
 @dataclass(frozen=True)
 class Gates:
     """The context of what adds up the gradients of gates: `parts` tiles of states, `inner` numbers of each."""
@@ -122,6 +147,7 @@ class Gates:
     facts: Facts
     parts: int
     inner: int
+    warps: int = 4
 
 
 SUMMARIES = {

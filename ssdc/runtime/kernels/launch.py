@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -56,9 +56,40 @@ def launch(kernel: Kernel, programs: int, operands: Mapping[str, Tensor], heads:
             arguments += x.stride()
             if x.ndim == 4:
                 arguments.append(heads // x.shape[2])
-    function(kernel)[(programs,)](
-        *arguments, *rest, num_warps=kernel.tiles.warps, num_stages=kernel.tiles.stages, enable_fp_fusion=True
-    )
+    start(function(kernel), programs, (*arguments, *rest), kernel.tiles.warps, kernel.tiles.stages)
+
+
+_compiled: dict[tuple[Any, ...], Any] = {}
+CALLS = 4096
+"""Calls whose compiled kernels are remembered."""
+
+
+def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, stages: int = 1) -> None:
+    """Launch a jitted function, on the device of its tensors.
+
+    What Triton compiles for a call depends on the types and alignments of its tensors and on its integers, so a call
+    that agrees in these with an earlier one starts that one's kernel: Triton's own look-up costs more than the rest of
+    a launch. Descriptors of tiles differ to a function in their type alone: the size of a tile is in its text.
+    """
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):  # Triton launches on the current one
+            start(function, programs, arguments, warps, stages)
+        return
+    traits = [
+        x if type(x) is int else (x.dtype, x.data_ptr() % 16) if isinstance(x, Tensor) else x.base.dtype
+        for x in arguments
+    ]
+    call = (function, warps, stages, device.index, *traits)
+    known = _compiled.get(call)
+    if known is not None:
+        known[(programs, 1, 1)](*arguments)
+        return
+    made = function[(programs,)](*arguments, num_warps=warps, num_stages=stages, enable_fp_fusion=True)
+    if made is not None:  # the interpreter makes nothing
+        if len(_compiled) >= CALLS:
+            _compiled.clear()
+        _compiled[call] = made
 
 
 def fitting(x: Tensor) -> Tensor:

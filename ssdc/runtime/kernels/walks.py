@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ssdc.codegen.triton.facts import Facts
-from ssdc.codegen.triton.hopper import CHUNK, LONG, Gates, Walk, source
+from ssdc.codegen.triton.hopper import CHUNK, LONG, Gates, Walk, source, walk_of
+from ssdc.runtime.kernels.launch import start
 from ssdc.runtime.loader import load
 
 
@@ -52,8 +53,12 @@ def aligned(x: Tensor) -> bool:
     )
 
 
-def described(x: Tensor, columns: int, chunk: int = CHUNK) -> Any:
-    """The descriptor of tiles [1, chunk, 1, columns] of an `aligned` operand [b, t, g, n]."""
+Tiles = dict[tuple[str, int, int], Any]
+"""Descriptors of tiles: of an operand by name, with rows and columns of the tile."""
+
+
+def described(x: Tensor, rows: int, columns: int) -> Any:
+    """The descriptor of tiles [1, rows, 1, columns] of an `aligned` operand [b, t, g, n]."""
     shape = x.shape
     row = -(-shape[3] // UNIT) * UNIT
     strides = [step if size > 1 else row for size, step in zip(shape, x.stride(), strict=True)]
@@ -61,10 +66,18 @@ def described(x: Tensor, columns: int, chunk: int = CHUNK) -> Any:
     kind, layout = _descriptors()
     made = object.__new__(kind)  # its own constructor checks again what `aligned` did: microseconds of every launch
     made.__dict__.update(
-        base=x, shape=list(shape), strides=strides, block_shape=[1, chunk, 1, columns], layout=layout, padding="zero",
+        base=x, shape=list(shape), strides=strides, block_shape=[1, rows, 1, columns], layout=layout, padding="zero",
         round_f32_to_tf32=False,
     )  # fmt: skip
     return made
+
+
+def _read(walk: Walk, operands: Mapping[str, Tensor], known: Tiles) -> list[Any]:
+    """Descriptors of what a walk reads in tiles, from those known; new ones are added."""
+    for tile in walk.reads:
+        if tile not in known:
+            known[tile] = described(operands[tile[0]], *tile[1:])
+    return [known[tile] for tile in walk.reads]
 
 
 @lru_cache(maxsize=1)
@@ -90,18 +103,14 @@ def states(
 ) -> None:
     """Fill what each segment adds to the state [b, h, segments, n, p], and the logarithms (base 2) of its decay
     [b, h, segments]; `backwards`, the same of the state's gradient."""
-    walk = Walk("later" if backwards else "states", facts)
-    tiles = [operands[name] for name in (("query", "grad") if backwards else ("key", "value"))]
-    length = tiles[0].shape[1]
+    walk = walk_of("later" if backwards else "states", facts)
+    batch, length = operands["key"].shape[:2]
     span, segments = cut(length, segments)
-    arguments: list[Any] = [
-        described(x, width, LONG) for x, width in zip(tiles, (walk.tiles.inner, CHUNK), strict=True)
-    ]
-    arguments += [heads // x.shape[2] for x in tiles]
+    arguments = _read(walk, operands, {})
+    arguments += [heads // operands[name].shape[2] for name, *_ in walk.reads]
     arguments += _numbers(walk, operands)
     arguments += (totals, logarithms, length, -(-span * CHUNK // LONG), segments, heads)
-    programs = tiles[0].shape[0] * heads * walk.outers * segments
-    function(walk)[(programs,)](*arguments, num_warps=walk.warps)
+    start(function(walk), batch * heads * walk.outers * segments, arguments, walk.warps)
 
 
 def cut(length: int, segments: int) -> tuple[int, int]:
@@ -129,16 +138,11 @@ def _numbers(walk: Walk, operands: Mapping[str, Tensor]) -> list[Any]:
 def gates(facts: Facts, made: Mapping[str, Tensor], d_gate: Tensor, d_own: Tensor) -> None:
     """The gradients of log gates [b, t, h] (and of a reader's own), from what `gradients` filled."""
     batch, length, heads = d_gate.shape
-    function(Gates(facts, *made["through"].shape[-2:]))[(batch * heads * -(-length // CHUNK),)](
-        *(made[name] for name in ("read", "written", "crossing", "through", "d_own")),
-        d_gate,
-        *d_gate.stride(),
-        d_own,
-        *(d_own.stride() if d_own.ndim == 3 else (0, 0, 0)),
-        length,
-        heads,
-        batch,
-    )
+    after = Gates(facts, *made["through"].shape[-2:])
+    arguments: list[Any] = [made[name] for name in ("read", "written", "crossing", "through", "d_own")]
+    strides = (d_gate.stride(), d_own.stride() if d_own.ndim == 3 else (0, 0, 0))
+    arguments += (d_gate, *strides[0], d_own, *strides[1], length, heads, batch)
+    start(function(after), batch * heads * -(-length // CHUNK), arguments, after.warps)
 
 
 def outputs(
@@ -151,9 +155,8 @@ def outputs(
     heads: int,
 ) -> None:
     """Fill outputs [b, t, h, p] and the last state [b, h, n, p], from the state that enters each segment."""
-    walk = Walk("outputs", facts, entering is not None)
-    tiles = [operands[name] for name in ("query", "key", "value")]
-    _run(walk, tiles, output, operands, entering, {"final": final}, segments, heads)
+    walk = walk_of("outputs", facts, entering is not None)
+    _run(walk, operands, output, entering, {"final": final}, segments, heads, {})
 
 
 def gradients(
@@ -171,47 +174,41 @@ def gradients(
     With a scale or skip, dots (and skip_dots) [tiles of p, b, h, t], parts of a sum; with `gated`, what `gates` adds
     up: read, written, crossing (and d_own) [tiles of n, b, h, t], through [b, h, chunks, tiles of n, columns].
     """
-    query, key, value, grad = (operands[name] for name in ("query", "key", "value", "grad"))
-    batch, length = grad.shape[:2]
-    walks = {
-        "query": Walk("queries", facts, entering is not None, gated),
-        "key": Walk("keys", facts, leaving is not None, gated),
-        "value": Walk("values", facts, leaving is not None),
-    }
-    parts, tiles = walks["query"].outers, walks["query"].tiles
-    count = -(-length // CHUNK) if gated else 0
+    queries = walk_of("queries", facts, entering is not None, gated)
+    keys = walk_of("keys", facts, leaving is not None, gated)
+    values = walk_of("values", facts, leaving is not None)
+    batch, length = operands["grad"].shape[:2]
+    count, tiles = -(-length // CHUNK) if gated else 0, queries.tiles
     # The state before each chunk meets the gradient of the one after it.
-    chunks = query.new_empty((batch, heads, count, parts, tiles.inner, tiles.outer))
+    chunks = operands["query"].new_empty((batch, heads, count, queries.outers, tiles.inner, tiles.outer))
     read = {"chunks": chunks, "rows": made["read"], "crossing": made["crossing"], "d_own": made["d_own"]}
     written = {"chunks": chunks, "rows": made["written"], "through": made["through"]}
     valued = {"final": made["first"], "dots": made["dots"], "skip_dots": made["skip_dots"]}
-    _run(walks["query"], (grad, value, key, query), made["d_query"], operands, entering, read, segments, heads)
-    _run(walks["key"], (value, grad, query, key), made["d_key"], operands, leaving, written, segments, heads)
-    _run(walks["value"], (key, query, grad, value), made["d_value"], operands, leaving, valued, segments, heads)
+    known: Tiles = {}
+    _run(queries, operands, made["d_query"], entering, read, segments, heads, known)
+    _run(keys, operands, made["d_key"], leaving, written, segments, heads, known)
+    _run(values, operands, made["d_value"], leaving, valued, segments, heads, known)
 
 
 def _run(
     walk: Walk,
-    tiles: Sequence[Tensor],
+    operands: Mapping[str, Tensor],
     output: Tensor,
-    numbers: Mapping[str, Tensor],
     entering: Tensor | None,
     made: Mapping[str, Tensor],
     segments: int,
     heads: int,
+    known: Tiles,
 ) -> None:
-    """Launch a walk: `tiles` are left, right, columns and other, `numbers` operands of one number a position, `made`
-    what it writes besides `output`."""
+    """Launch a walk; `made` is what it writes besides `output`."""
     batch, length = output.shape[:2]
     span, segments = cut(length, segments)
-    read = tiles[: 4 if walk.other else 3]
-    widths = (walk.tiles.inner, walk.tiles.inner, CHUNK, CHUNK)
-    arguments: list[Any] = [described(x, width) for x, width in zip(read, widths, strict=False)]
-    arguments.append(described(output, CHUNK))
-    arguments += [heads // x.shape[2] for x in read]
-    arguments += _numbers(walk, numbers)
+    arguments = _read(walk, operands, known)
+    arguments.append(described(output, CHUNK, CHUNK))
+    arguments += [heads // operands[name].shape[2] for name, *_ in walk.reads]
+    arguments += _numbers(walk, operands)
     if walk.skips:
-        skip = numbers["skip"]
+        skip = operands["skip"]
         arguments += (skip, skip.stride(0), skip.stride(1) if skip.ndim == 2 else 0)
     arguments.append(output if entering is None else entering)
     arguments += [
@@ -219,4 +216,4 @@ def _run(
         for name in ("final", "chunks", "through", "rows", "crossing", "d_own", "dots", "skip_dots")
     ]
     arguments += (length, span, segments, heads, batch)
-    function(walk)[(batch * heads * walk.outers * segments,)](*arguments, num_warps=walk.warps)
+    start(function(walk), batch * heads * walk.outers * segments, arguments, walk.warps)

@@ -1,0 +1,133 @@
+"""Launches that start a remembered kernel: what they hand to the device is what Triton's own look-up hands to it.
+
+The device here compiles for compute capability 9.0, keeps what it is handed, and runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+
+from ssdc.runtime.kernels import launch, walks
+from ssdc.runtime.kernels.forward import forward_pass
+from ssdc.runtime.loader import load
+
+Handed = list[tuple[str, tuple[int, int, int], list[Any]]]
+"""Kernels by hash, programs, and arguments: pointers, numbers, and of descriptors what they describe."""
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[Handed]:
+    """The device, until this module's last test: what it is handed."""
+    kept: Handed = []
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x.data_ptr()
+        if not hasattr(x, "block_shape"):
+            return x
+        return (x.base.data_ptr(), tuple(x.shape), tuple(x.strides), tuple(x.block_shape))
+
+    class Launcher:
+        def __init__(self, src: Any, metadata: Any) -> None:
+            self.name = metadata.hash
+
+        def __call__(self, x: int, y: int, z: int, stream: int, function: int, *rest: Any) -> None:
+            kept.append((self.name, (x, y, z), [plain(one) for one in rest[4:]]))
+
+    utilities = SimpleNamespace(
+        load_binary=lambda *_: (0, 0, 255, 0, 1024),
+        get_device_properties=lambda _: {"max_shared_mem": 232448},
+    )
+    driver = SimpleNamespace(
+        utils=utilities,
+        launcher_cls=Launcher,
+        get_current_device=lambda: 0,
+        get_current_stream=lambda _: 0,
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        is_active=lambda: True,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.runtime.driver, "_active", driver)
+        patch.setattr(walks, "capable", lambda _: True)
+        yield kept
+    # What was compiled for this device is of no use to another.
+    for cache in (load, launch.function, walks.function):
+        cache.cache_clear()
+
+
+@pytest.fixture
+def handed(device: Handed, monkeypatch: pytest.MonkeyPatch) -> Handed:
+    """The same, nothing handed yet and nothing remembered."""
+    monkeypatch.setattr(launch, "_compiled", {})
+    device.clear()
+    return device
+
+
+SIZES = [(2, 96, 4, 64), (2, 91, 4, 64), (2, 96, 1, 64), (2, 96, 4, 40)]
+
+
+def operands(
+    size: tuple[int, int, int, int], offset: int = 0, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Tensor, ...]:
+    """Query, key, value, and a gate that begins `offset` elements into its memory."""
+    batch, length, heads, _ = size
+    gate = torch.zeros(batch * length * heads + offset)[offset:].view(batch, length, heads)
+    return (*(torch.zeros(size, dtype=dtype) for _ in range(3)), gate)
+
+
+def forward(given: tuple[Tensor, ...], form: str) -> tuple[Tensor, ...]:
+    return forward_pass(*given, None, None, None, given[0].shape[2], False, 0, form=form)
+
+
+@pytest.mark.parametrize("form", ["walk", "hopper"])
+def test_a_remembered_kernel_is_the_one_that_triton_would_start(
+    form: str, handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [operands(size) for size in SIZES]
+    calls += [operands(SIZES[0], offset=1), operands(SIZES[0], dtype=torch.float16)]
+    keep = []  # results too stay alive, so that every call has pointers of its own
+
+    def turn() -> Handed:
+        begin = len(handed)
+        keep.append([forward(given, form) for given in calls])
+        return handed[begin:]
+
+    first, again = turn(), turn()
+    monkeypatch.setattr(launch, "_compiled", {})
+    own = turn()
+    names = [[name for name, *_ in found] for found in (first, again, own)]
+    assert names[0] == names[1] == names[2]
+    assert len(set(names[0])) == len(calls), "each call needs a kernel of its own, or the test shows nothing"
+    results = {x.data_ptr() for made in keep for found in made for x in found if x.numel()}
+
+    def lasting(found: Handed) -> list[Any]:
+        return [
+            (programs, [x for x in rest if x not in results and not (isinstance(x, tuple) and x[0] in results)])
+            for _, programs, rest in found
+        ]
+
+    assert lasting(first) == lasting(again) == lasting(own)
+
+
+def test_what_is_remembered_starts_without_a_look_up(handed: Handed, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = operands(SIZES[0])
+    forward(given, "hopper")
+    ((function, *_),) = launch._compiled
+    monkeypatch.setattr(type(function), "run", lambda *_, **__: pytest.fail("Triton looked it up"))
+    forward(given, "hopper")
+    assert len(handed) == 2
+
+
+def test_few_calls_are_remembered(handed: Handed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "CALLS", 2)
+    for length in (64, 65, 66, 67):
+        forward(operands((1, length, 2, 64)), "walk")
+        assert 1 <= len(launch._compiled) <= 2
