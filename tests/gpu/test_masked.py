@@ -13,7 +13,7 @@ import torch
 
 import ssdc
 from ssdc.codegen.triton import configuration
-from ssdc.runtime.kernels.masked import masked, masked_step
+from ssdc.runtime.kernels.masked import masked
 from tests.support.launches import recorded
 from tests.support.masked import CASES, Case, operands, reference, units
 from tests.support.run_fused import layers
@@ -105,11 +105,11 @@ def test_a_step_is_one_position(case: Case) -> None:
     given = operands(case, torch.bfloat16)
     zero = torch.zeros(case.batch, 1, case.heads, case.columns)
     exact, magnitude = reference(case, given, zero, torch.zeros(case.batch, case.heads, case.states, case.pitch))
-    one = [x[:, 0] if x is not None and x.ndim > 1 and k < 6 else x for k, x in enumerate(on_device(given, False))]
+    one = [x[:, :1] if x is not None and x.ndim > 1 and k < 6 else x for k, x in enumerate(on_device(given, False))]
     query, key, value, gate, own, scale, state, skip = one
     reader = "gate" if case.own == "gate" else own
-    y, after = masked_step(query, key, value, gate, reader, scale, state, case.heads, case.strict, skip, case.maps)
-    assert max(units([y.unsqueeze(1), after], exact[:2], magnitude[:2], UNIT[torch.bfloat16])) <= 2
+    y, after = masked(query, key, value, gate, reader, scale, state, case.heads, case.strict, skip, case.maps)
+    assert max(units([y, after], exact[:2], magnitude[:2], UNIT[torch.bfloat16])) <= 2
 
 
 def test_layouts_give_the_same_bits() -> None:
@@ -175,10 +175,6 @@ def test_fused_calls_compile_and_pass_opcheck(case: Case) -> None:
     query, key, value, gate, own, scale, initial, skip = given = on_device(operands(case, torch.float32))
     rest = (case.heads, case.strict, 0, skip, case.maps)
     torch.library.opcheck(torch.ops.ssdc.masked.default, (query, key, value, gate, own, scale, initial, *rest))
-    step = [None if x is None else x.detach() for x in given]
-    step[:6] = [x if x is None or x.ndim == 1 else x[:, 0] for x in step[:6]]
-    last = (*step[:7], case.heads, case.strict, 0, step[7], case.maps)
-    torch.library.opcheck(torch.ops.ssdc.masked_step.default, last)
     plain = [None if x is None else x.detach() for x in given]
     compiled = torch.compile(lambda *x: run(case, x), fullgraph=True)
     assert all(torch.equal(a, b) for a, b in zip(run(case, plain), compiled(*plain), strict=True))
@@ -189,10 +185,6 @@ def test_opcheck() -> None:
     query, key, value, gate, _, scale, initial, _ = on_device(operands(case, torch.float32))
     torch.library.opcheck(
         torch.ops.ssdc.masked.default, (query, key, value, gate, None, scale, initial, case.heads, False, 0)
-    )
-    step = [x.detach()[:, 0] for x in (query, key, value, gate)]
-    torch.library.opcheck(
-        torch.ops.ssdc.masked_step.default, (*step, None, scale.detach()[:, 0], initial.detach(), case.heads, False, 0)
     )
 
 

@@ -79,16 +79,6 @@ def _masked_backward() -> list[Arguments]:
     return found
 
 
-def _masked_step() -> list[Arguments]:
-    found = []
-    for case in KINDS:
-        given = _given(masked, case, torch.float32, False)
-        for name in ("query", "key", "value", "gate", "own", "scale"):
-            given[name] = given[name] if given[name] is None or given[name].ndim == 1 else given[name][:, 0]
-        found.append(arguments("masked_step", **given, state=_final(case)))
-    return found
-
-
 def _streamed() -> list[Arguments]:
     return [arguments("streamed", **_given(streamed, case, dtype, True)) for case in STREAMED for dtype in TYPES]
 
@@ -149,7 +139,6 @@ def _contraction() -> list[Arguments]:
 OPERATORS: dict[str, Callable[[], list[Arguments]]] = {
     "ssdc::masked": _masked,
     "ssdc::masked_backward": _masked_backward,
-    "ssdc::masked_step": _masked_step,
     "ssdc::streamed": _streamed,
     "ssdc::streamed_backward": _streamed_backward,
     "ssdc::linear_scan": _linear_scan,

@@ -19,7 +19,7 @@ from ssdc.codegen.triton import configuration, hopper
 from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.maps import decoded
 from ssdc.runtime.kernels import calls, launch, walks
-from ssdc.runtime.kernels.masked import masked, masked_step
+from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.kernels.streamed import streamed
 from tests.support import masked as chunked
 from tests.support import streamed as pairs
@@ -74,11 +74,10 @@ def one_position(case: chunked.Case, dtype: torch.dtype, place: Place) -> list[T
     given: dict[str, Tensor | str | None] = {}
     for name, x in _operands(chunked, case, dtype):
         timed = x is not None and name not in ("skip", "initial") and x.ndim > 1
-        given[name] = None if x is None else place(x[:, 0] if timed else x)
+        given[name] = None if x is None else place(x[:, :1] if timed else x)
     given["own"] = reader(case, given["own"])  # type: ignore[arg-type]
-    state = place(torch.ones(case.batch, case.heads, case.states, case.pitch))
-    del given["initial"]
-    return list(masked_step(**given, state=state, heads=case.heads, strict=case.strict, maps=case.maps))  # type: ignore[arg-type]
+    given["initial"] = place(torch.ones(case.batch, case.heads, case.states, case.pitch))
+    return list(masked(**given, heads=case.heads, strict=case.strict, maps=case.maps))  # type: ignore[arg-type]
 
 
 def pair_by_pair(case: pairs.Case, dtype: torch.dtype, place: Place) -> list[Tensor]:

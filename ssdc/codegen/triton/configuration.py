@@ -157,7 +157,7 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
         share = share if outputs_tiles(facts, share).inner >= inner else 1
         outputs = Kernel("outputs", facts, outputs_tiles(facts, share), share=share)
     elif form == "recurrent":
-        outputs = Kernel("recurrent", facts, step_tiles(facts), enters=enters)
+        outputs = Kernel("recurrent", facts, recurrent_tiles(facts), enters=enters)
     else:
         outputs = Kernel("walk", facts, walk, enters=enters)
     return Forward(form, segments, sums, states, carry, outputs)
@@ -259,7 +259,7 @@ def backward(
     )
 
 
-def step_tiles(facts: Facts) -> Tiles:
+def recurrent_tiles(facts: Facts) -> Tiles:
     """Tiles of what goes position by position: all states, and few enough columns for registers."""
     return Tiles(16, padded(facts.states), min(32, padded(facts.columns)), 4, 1)
 
@@ -268,9 +268,3 @@ def step_tiles(facts: Facts) -> Tiles:
 def rows(facts: Facts) -> Kernel:
     """The kernel that prepares the gradient of a norm."""
     return Kernel("rows", facts, Tiles(chunk_of(facts), 16, min(128, head(facts)[1]), 4, 1))
-
-
-@lru_cache(maxsize=4096)
-def step(facts: Facts) -> Kernel:
-    """The kernel of one position."""
-    return Kernel("step", facts, step_tiles(facts))

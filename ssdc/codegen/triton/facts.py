@@ -18,8 +18,8 @@ Own = Literal["none", "gate", "varying"]
 Skip = Literal["none", "head", "column"]
 Element = Literal["float32", "bfloat16", "float16"]
 Template = Literal[
-    "states", "carry", "walk", "outputs", "rows", "gradients", "values", "step",
-    "recurrent", "streamed", "streamed_gates",
+    "states", "carry", "walk", "outputs", "rows", "gradients", "values", "recurrent",
+    "streamed", "streamed_gates",
 ]  # fmt: skip
 
 

@@ -86,13 +86,14 @@ def _masked(ops: Operands, machine: Hardware, gradient: bool) -> Served:
     best = {one.form: one for one in reversed(candidates(kind, sizes, machine, gates=gates, gradient=gradient))}
     others = sorted((one for form, one in best.items() if form != chosen.form), key=lambda one: one.cost.seconds)
     single = replace(sizes, length=1, initial=True)
-    token = candidate(kind, single, configuration.forward(kind, single), machine).cost.seconds
+    step = configuration.forward(kind, single)
+    token = candidate(kind, single, step, machine).cost.seconds
     return Served(
         chosen.form,
         chosen.segments,
         forward_launches(chosen),
         backward_launches(back),
-        (configuration.step(kind),),
+        forward_launches(step),
         (first, *others),
         token,
     )

@@ -24,7 +24,7 @@ class Map:
 SLOPES = {"gradients": ("query", "key"), "values": ("value",), "rows": ("norm",)}
 """The operands (and the norm) whose slope a template takes."""
 
-NORMED = ("walk", "outputs", "step", "recurrent", "rows")
+NORMED = ("walk", "outputs", "recurrent", "rows")
 """The templates that apply the norm."""
 
 
@@ -33,8 +33,8 @@ def source(kernel: Kernel) -> str:
     """The module that defines one kernel, a function under its template's name.
 
     >>> from ssdc.codegen.triton.facts import Facts, Tiles
-    >>> text = source(Kernel("step", Facts("float32", 16, 16), Tiles(16, 16, 16)))
-    >>> "def step(" in text
+    >>> text = source(Kernel("recurrent", Facts("float32", 16, 16), Tiles(16, 16, 16)))
+    >>> "def recurrent(" in text
     True
     """
     context: dict[str, object] = {one.name: getattr(kernel, one.name) for one in fields(kernel)}

@@ -17,7 +17,7 @@ from ssdc.runtime.bench.exact import evaluate, softmax
 from ssdc.runtime.bench.peers import Peer
 from ssdc.runtime.bench.shapes import Given, Shape
 from ssdc.runtime.bench.times import Bytes, Row, Subject
-from ssdc.runtime.kernels.masked import masked, masked_step
+from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.module import Layer
 
 CHECKED = 1024
@@ -64,12 +64,12 @@ def with_step(subject: Subject, given: Given) -> Subject:
     """The subject of the operator, with its step."""
     batch, _, heads, columns = given.value.shape
     state = torch.zeros(batch, heads, given.query.shape[-1], columns, device=given.value.device)
-    query, key, value = (x.detach()[:, 0] for x in (given.query, given.key, given.value))
-    gate, scale = (x if x is None or x.ndim == 1 else x.detach()[:, 0] for x in (given.gate, given.scale))
+    query, key, value = (x.detach()[:, :1] for x in (given.query, given.key, given.value))
+    gate, scale = (x if x is None or x.ndim == 1 else x.detach()[:, :1] for x in (given.gate, given.scale))
     moved = size_of(query, key, value, gate, scale) + 2 * size_of(state) + size_of(value)
 
     def step() -> None:
-        masked_step(query, key, value, gate, None, scale, state, heads, False)
+        masked(query, key, value, gate, None, scale, state, heads, False)
 
     return replace(subject, step=step, bytes=lambda: replace(subject.bytes(), step=moved))
 

@@ -1,8 +1,7 @@
-"""The kernel launches of a masked contraction forward: a call, and one position. Tensors in, new tensors out."""
+"""The kernel launches of a masked contraction forward. Tensors in, new tensors out."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ssdc.codegen.triton import configuration
@@ -100,42 +99,3 @@ def run_forward(
         heads,
     )
     return y, final, sums
-
-
-def step_pass(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    state: Tensor,
-    heads: int,
-    strict: bool,
-    kind: int,
-    skip: Tensor | None = None,
-    maps: str = "",
-) -> tuple[Tensor, Tensor]:
-    """Output at one position and the state after it, in one launch."""
-    timed = {
-        name: x.unsqueeze(1) if x is not None and x.ndim > 1 else x
-        for name, x in (
-            ("query", query),
-            ("key", key),
-            ("value", value),
-            ("gate", gate),
-            ("own", own),
-            ("scale", scale),
-        )
-    }
-    operands = operands_of(**timed, skip=skip)
-    batch, columns = query.shape[0], value.shape[-1]
-    y = value.new_empty((batch, heads, columns))
-    before = state.float().contiguous()
-    after = torch.empty_like(before)
-    facts = facts_of(
-        query, value, gate if gate is None or gate.ndim == 1 else timed["gate"], scale, strict, kind, skip, maps
-    )
-    kernel = configuration.step(facts)
-    launch(kernel, batch * heads * -(-columns // kernel.tiles.outer), operands, heads, before, y, after, heads)
-    return y, after

@@ -1,4 +1,4 @@
-"""Masked contractions with one gate a head, by Triton kernels: `masked` and `masked_step`.
+"""Masked contractions with one gate a head, by Triton kernels: `masked`.
 
     S[t] = exp(gate[t]) * S[t-1] + scale[t] * key[t] value[t]^T,    y[t] = query[t] S[t] + skip * value[t]
 
@@ -10,8 +10,8 @@ sum (what values of one would give), and states have one more column, of those. 
 S[t-1]), where `own` is none, the gate itself, or a log gate. Out: y [b, t, h, p] in the type of the value and the last
 state in float32, new and contiguous.
 
-Both are torch operators with fakes; `masked` has a gradient (a second operator), for all but a second derivative. No
-host synchronisation, no atomics: two runs give the same bits, and a CUDA graph can hold them.
+A torch operator with a fake and a gradient (a second operator), for all but a second derivative. No host
+synchronisation, no atomics: two runs give the same bits, and a CUDA graph can hold them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ssdc.codegen.triton.maps import normed
 from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.calls import gradient_tensors, kind_of, result_tensors
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
-from ssdc.runtime.kernels.forward import forward_pass, step_pass
+from ssdc.runtime.kernels.forward import forward_pass
 
 
 def masked(
@@ -49,21 +49,6 @@ def masked(
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
     refuse_tangents(query, key, value, gate, scale, initial, skip)
-    if query.shape[1] == 1 and initial is not None and not learns(query, key, value, gate, own, scale, initial, skip):
-        y, final = masked_step(
-            query.squeeze(1),
-            key.squeeze(1),
-            value.squeeze(1),
-            gate if gate is None or gate.ndim == 1 else gate.squeeze(1),
-            own.squeeze(1) if isinstance(own, Tensor) else own,
-            scale if scale is None else scale.squeeze(1),
-            initial,
-            heads,
-            strict,
-            skip,
-            maps,
-        )
-        return y.unsqueeze(1), final
     kind = kind_of(own)
     given = (query, key, value, gate, None if isinstance(own, str) else own, scale, initial)
     if plain((*given, skip)):
@@ -72,28 +57,6 @@ def masked(
     else:
         y, final, _ = torch.ops.ssdc.masked(*given, heads, strict, kind, skip, maps, form)
     return y, final
-
-
-def masked_step(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | str | None,
-    scale: Tensor | None,
-    state: Tensor,
-    heads: int,
-    strict: bool,
-    skip: Tensor | None = None,
-    maps: str = "",
-) -> tuple[Tensor, Tensor]:
-    """One position, in one launch and without a gradient: query and key [b, g, n], value [b, v, p], gates [b, h] or
-    [h], state [b, h, n, p]; output [b, h, p] and the state after it."""
-    kind = kind_of(own)
-    given = (query, key, value, gate, None if isinstance(own, str) else own, scale, state)
-    run = step_pass if plain((*given, skip)) else torch.ops.ssdc.masked_step
-    y, after = run(*given, heads, strict, kind, skip, maps)
-    return y, after
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -181,20 +144,3 @@ class _Masked(torch.autograd.Function):
             value: Tensor = ctx.saved_tensors[2]
             grad = value.new_zeros((*value.shape[:2], ctx.heads, value.shape[3]))
         return _gradients(ctx, backward_pass, grad, grad_final)
-
-
-# ---- one position ----------------------------------------------------------------------------------------------------
-
-
-_masked_step = torch.library.custom_op(
-    "ssdc::masked_step",
-    step_pass,
-    mutates_args=(),
-    schema=f"({_INPUTS}, Tensor state, int heads, bool strict, int kind, {_REST}) -> (Tensor, Tensor)",
-)
-
-
-@_masked_step.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    state, heads = rest[3], rest[4]
-    return value.new_empty((query.shape[0], heads, value.shape[-1])), state.new_empty(state.shape, dtype=torch.float32)

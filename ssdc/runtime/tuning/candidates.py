@@ -153,7 +153,7 @@ def _tilings(kernel: Kernel, request: Request) -> Iterator[Kernel]:
     """A kernel with other tiles, warps, stages and shared heads."""
     facts, shared = request.facts, request.call.shared
     inner, outer = configuration.head(facts)
-    whole = kernel.template in ("walk", "recurrent", "step")
+    whole = kernel.template in ("walk", "recurrent")
     inners = (kernel.tiles.inner,) if whole else _sizes(facts, inner)
     shares = [1]
     if kernel.template in ("outputs", "values"):
