@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssdc.cli.plot import COLOURS, MARKERS
+from ssdc.report.style import styles
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,9 @@ def dots(file: Path, title: str, panels: Sequence[tuple[str, Sequence[Dot]]]) ->
     figure = Figure(figsize=(5.2 * len(panels) + 3, 1.6 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for panel, (label, found) in zip(axes, panels, strict=True):
-        for place, name in enumerate(names):
+        for name, (colour, marker) in styles(names).items():
             points = [(dot.times[name], row) for row, dot in enumerate(found) if name in dot.times]
             xs, ys = zip(*points, strict=True) if points else ((), ())
-            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
             panel.plot(xs, ys, color=colour, marker=marker, linestyle="none", markersize=6, label=name)
         floors = [(dot.floor, row) for row, dot in enumerate(found) if dot.floor is not None]
         xs, ys = zip(*floors, strict=True) if floors else ((), ())

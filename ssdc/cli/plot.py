@@ -6,21 +6,22 @@ legend, colours that colour-blind readers can tell apart, a marker a name beside
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 from ssdc.plan.comparison import Crossover, Series, crossovers
+from ssdc.report.style import short, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, without its yellow (too pale on white) and black first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-FLOOR = "#777777"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+FLOOR = ("#777777", "")
+"""The colour of a floor, which has no marker."""
+Looks = Mapping[str, tuple[str, str]]
+"""Colours and markers by the names of lines."""
 AXES = {"T": "T (positions)", "b": "b (sequences)"}
 
 
@@ -47,30 +48,30 @@ def draw(file: Path, title: str, panels: Sequence[Panel], *, axis: str = "T") ->
 
     figure = Figure(figsize=(6.4 * len(panels), 4.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    looks = styles(list(dict.fromkeys(name for panel in panels for name in panel.lines)))
     for place, panel in zip(axes, panels, strict=True):
-        _panel(place, panel, names, axis)
+        _panel(place, panel, looks, axis)
     figure.suptitle(fill(title, 85 * len(panels)))
     figure.savefig(file, dpi=150)
 
 
-def _panel(axes: Axes, panel: Panel, names: list[str], axis: str) -> None:
+def _panel(axes: Axes, panel: Panel, looks: Looks, axis: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel=AXES.get(axis, axis), ylabel=panel.label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     sizes = sorted({size for values in (*panel.lines.values(), *panel.dashed.values()) for size, _ in values})
-    axes.set_xticks(sizes, [_short(size) for size in sizes], rotation=0 if len(sizes) < 8 else 45)
+    axes.set_xticks(sizes, [short(size) for size in sizes], rotation=0 if len(sizes) < 8 else 45)
     axes.minorticks_off()
     for name, values in panel.lines.items():
-        colour, marker = _look(name, names)
+        colour, marker = looks.get(name, FLOOR)
         axes.plot(*zip(*values, strict=True), color=colour, marker=marker, markersize=4.5, linewidth=1.6)
     for name, values in panel.dashed.items():
-        colour, marker = _look(name, names)
+        colour, marker = looks.get(name, FLOOR)
         axes.plot(*zip(*values, strict=True), color=colour, marker=marker, markersize=4.5, markerfacecolor="white",
                   linestyle="--", linewidth=1.0)  # fmt: skip
     floors = {name: values for name, values in panel.dashed.items() if name not in panel.lines}
-    _label_ends(axes, {**panel.lines, **floors}, names)
-    predicted = {name: values for name, values in panel.dashed.items() if name in names}
+    _label_ends(axes, {**panel.lines, **floors}, looks)
+    predicted = {name: values for name, values in panel.dashed.items() if name in looks}
     measured = crossovers(panel.lines)
     for crossings, colour, width in ((crossovers(predicted), "#777777", 0.8), (measured, "#000000", 1.4)):
         for one in crossings:
@@ -85,21 +86,13 @@ def _panel(axes: Axes, panel: Panel, names: list[str], axis: str) -> None:
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
 
 
-def _look(name: str, names: list[str]) -> tuple[str, str]:
-    """The colour and marker of a line; floors are grey and have none."""
-    if name not in names:
-        return FLOOR, ""
-    place = names.index(name) % len(COLOURS)
-    return COLOURS[place], MARKERS[place]
-
-
 def _apart(found: Sequence[Crossover]) -> list[Crossover]:
     """The crossings that have room for a label; of several close together the last."""
     last = len(found) - 1
     return [one for place, one in enumerate(found) if place == last or found[place + 1].at > 1.3 * one.at]
 
 
-def _label_ends(axes: Axes, series: Series, names: list[str]) -> None:
+def _label_ends(axes: Axes, series: Series, looks: Looks) -> None:
     """Each line's name right of its last point, lines that end together spread apart."""
     ends = sorted((values[-1][1], values[-1][0], name) for name, values in series.items())
     low, high = axes.get_ylim()
@@ -109,7 +102,7 @@ def _label_ends(axes: Axes, series: Series, names: list[str]) -> None:
         height = max(value, taken.get(size, 0.0) * apart)
         taken[size] = height
         axes.annotate(name, (size, height), xytext=(7, 0), textcoords="offset points", va="center",
-                      color=_look(name, names)[0], fontweight="bold" if name in names else "normal")  # fmt: skip
+                      color=looks.get(name, FLOOR)[0], fontweight="bold" if name in looks else "normal")  # fmt: skip
 
 
 def about(size: float) -> str:
@@ -119,7 +112,3 @@ def about(size: float) -> str:
     ('1,235', '4.2')
     """
     return f"{size:,.0f}" if size >= 20 else f"{size:.2g}"
-
-
-def _short(size: int) -> str:
-    return f"{size // 1024}K" if size % 1024 == 0 else str(size)

@@ -21,8 +21,9 @@ from ssdc.plan.explain.data import Explanation, Kernels, Priced
 from ssdc.plan.explain.outline import figures, launches, milliseconds, state_line
 from ssdc.plan.planner import Plan
 from ssdc.report.listing import Line, listing, refusals
-from ssdc.report.plots import curves, roofline, short
+from ssdc.report.plots import curves, roofline
 from ssdc.report.squares import formula, squares
+from ssdc.report.style import short
 from ssdc.resources import template_root
 from ssdc.runtime.grids import Grid, grids
 from ssdc.syntax import ast

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
@@ -21,16 +21,8 @@ from ssdc.markup import Html
 from ssdc.plan.comparison import Series, crossovers
 from ssdc.plan.explain.data import Equation
 from ssdc.plan.hardware import Hardware
+from ssdc.report.style import short, styles
 
-STYLES: Mapping[str, tuple[str, str]] = {
-    "chunked": ("#0072B2", "s"),
-    "recurrent": ("#D55E00", "o"),
-    "quadratic": ("#009E73", "^"),
-    "scan": ("#CC79A7", "D"),
-    "fft": ("#56B4E9", "v"),
-    "direct": ("#E69F00", "P"),
-}
-"""A colour and a marker an ordering."""
 INK = "#010203"
 """Stands for the page's own colour until the text is written."""
 SIZE = (4.1, 3.3)
@@ -42,8 +34,7 @@ def curves(title: str, axis: str, series: Series, name: str, dashed: Series | No
     the same names. `name` makes ids unique."""
     figure, axes = _axes(title, axis, "ms")
     names = list(dict.fromkeys((*series, *(dashed or {}))))
-    for place, one in enumerate(names):
-        colour, marker = style(one, place)
+    for one, (colour, marker) in styles(names).items():
         look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5}
         if one in series:  # a legend leaves out labels that begin with "_", but for the space
             axes.plot(*_ms(series[one]), linewidth=1.6, label=f" {one}", **look)
@@ -82,8 +73,9 @@ def roofline(title: str, equation: Equation, machine: Hardware, name: str) -> Ht
         _note(axes, "cache", (xs[0], cache * xs[0] / 1e9), (10, -2), "left")
     _note(axes, "memory", (xs[0], memory * xs[0] / 1e9), (10, -2), "left")
     _note(axes, "matrix products", (xs[2], machine.matrix / 1e9), (0, 5), "right")
+    looks = styles(list(spots))
     for order, (x, y) in spots.items():
-        colour, marker = style(order)
+        colour, marker = looks[order]
         chosen = shown[order].chosen
         axes.plot([x], [y], color=colour, marker=marker, markersize=8, linewidth=0, label=f" {shown[order].name}")
         if chosen:
@@ -93,28 +85,6 @@ def roofline(title: str, equation: Equation, machine: Hardware, name: str) -> Ht
 
 def _note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], side: str) -> None:
     axes.annotate(text, at, xytext=offset, textcoords="offset points", ha=side, color=INK, fontsize=9)
-
-
-def style(name: str, place: int = 0) -> tuple[str, str]:
-    """The colour and marker of an ordering (of several at once, the last's), or by `place` of anything else.
-
-    >>> style("direct + chunked(64)") == style("chunked")
-    True
-    """
-    words = [word for word in re.split(r"\W+", name) if word in STYLES]
-    if words:
-        return STYLES[words[-1]]
-    colours, markers = zip(*STYLES.values(), strict=True)
-    return colours[place % len(STYLES)], markers[(place + place // len(STYLES)) % len(STYLES)]
-
-
-def short(size: int) -> str:
-    """A size for a tick.
-
-    >>> short(4096), short(300)
-    ('4K', '300')
-    """
-    return f"{size // 1024}K" if size % 1024 == 0 and size else str(size)
 
 
 def _axes(title: str, across: str, up: str) -> tuple[Figure, Axes]:
