@@ -3,60 +3,27 @@ sizes of heads, layouts that the copy engine does not read."""
 
 from __future__ import annotations
 
-from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
 
-from ssdc.codegen.triton import configuration, hopper
+from ssdc.codegen.triton import configuration
 from ssdc.runtime.kernels import calls, walks
-from ssdc.runtime.kernels.masked import masked
-from tests.gpu.test_masked import ALLOWED, LARGE, UNIT, on_device
-from tests.support.masked import CASES, Case, operands, reference, units
+from tests.gpu.test_masked import ALLOWED, LARGE, on_device, run
+from tests.support.hopper import errors, served
+from tests.support.masked import CASES, Case, operands
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")]
 
 LENGTHS = tuple(Case(length=length, states=64, columns=64) for length in (1, 63, 64, 65, 127, 128, 129, 700))
-ROLES = ("outputs", "queries", "keys", "values")
-
-
-def run(case: Case, leaves):  # type: ignore[no-untyped-def]
-    *given, skip = leaves
-    given[4] = "gate" if case.own == "gate" else given[4]
-    return masked(*given, case.heads, case.strict, skip, case.maps)
 
 
 def check(case: Case, dtype: torch.dtype, segments: int) -> None:
     """One case in the walk's form, forward and backward."""
-    given = operands(case, dtype)
-    grad = torch.randn(case.batch, case.length, case.heads, case.columns).to(dtype)
-    grad_final = torch.randn(case.batch, case.heads, case.states, case.columns)
-    exact, magnitude = reference(case, given, grad, grad_final)
-    leaves = on_device(given)
-    forward = partial(configuration.forward, form="hopper", segments=segments)
-    backward = partial(configuration.backward, form="hopper", segments=segments)
-    ran = []
-    real = walks._run
-    with (
-        patch.object(configuration, "forward", forward),
-        patch.object(configuration, "backward", backward),
-        patch.object(walks, "_run", lambda walk, *rest: (ran.append(walk.role), real(walk, *rest))),
-    ):
-        y, final = run(case, leaves)
-        torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
-    assert tuple(ran) == ROLES
-    found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, UNIT[dtype])
+    found = errors(case, dtype, segments, "cuda")
     assert max(found) <= ALLOWED[dtype], found
-
-
-def served(case: Case, dtype: torch.dtype) -> bool:
-    leaves = on_device(operands(case, dtype), grad=False)
-    facts = calls.facts_of(
-        leaves[0], leaves[2], leaves[3], leaves[5], case.strict, calls.OWN.index(case.own), leaves[7], case.maps
-    )
-    return hopper.fits(facts) and walks.readable(*leaves[:3])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -64,7 +31,7 @@ def served(case: Case, dtype: torch.dtype) -> bool:
 def test_values_and_gradients_of_every_role(case: Case, dtype: torch.dtype) -> None:
     if dtype == torch.float16 and case.rate > 100:
         pytest.skip("float16 has no numbers for what such gates leave")
-    if not served(case, dtype):
+    if not served(case, dtype, "cuda"):
         pytest.skip("served by the portable kernels")
     for segments in (1, 2, 3):
         check(case, dtype, segments)

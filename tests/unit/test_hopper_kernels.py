@@ -1,19 +1,30 @@
-"""The walks for Hopper, compiled ahead of time: no GPU is needed to see what registers and shared memory they take.
-
-That they are right is shown on a GPU (tests/gpu/test_hopper.py): Triton's interpreter does not know Gluon.
-"""
+"""The walks for Hopper without a GPU: run on the CPU against float64, and compiled ahead of time for what registers and
+shared memory they take. A GPU runs them in tests/gpu/test_hopper.py."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
 from ssdc.codegen.triton.facts import Facts
 from ssdc.codegen.triton.hopper import Gates, Role, Walk, fits, source
+from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.kernels.walks import cut
+from tests.support import gluon
 from tests.support.cubins import SHARED, usage_of_walk
 
+ROOT = Path(__file__).parents[2]
+ALLOWED = 2
+"""Units of u * sum|terms| in bfloat16: one for products that are rounded on their way, one for the result."""
 TWO_RESIDENT = 233_472 // 2 - 1024
 """Bytes of shared memory that let a multiprocessor hold two programs."""
 
@@ -26,6 +37,55 @@ CASES = (
     Facts("bfloat16", 128, 128, "varying", maps=(("*0.5",), (), ())),
 )
 ROLES: tuple[Role, ...] = ("outputs", "queries", "keys", "values", "states", "later")
+
+
+def test_the_walks_agree_with_the_quadratic_form() -> None:
+    """Every case that they serve, cut into one to three segments: outputs, states and all gradients."""
+    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.run_hopper"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert len(found) > 25
+    assert {name: errors for name, errors in found.items() if not max(errors) <= ALLOWED} == {}
+
+
+def walked(length: int = 200) -> torch.Tensor:
+    """The outputs of one small call."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, length, 2, 64, generator=generator).bfloat16() for _ in range(3))
+    gate = -torch.rand(1, length, 2, generator=generator)
+    return forward_pass(query, key, value, gate, None, None, None, 2, False, 0, form="hopper")[0]
+
+
+FAULTS = {
+    "no fence": (r"\bfence\(\)", "pass", "without a fence"),
+    "no barrier after a fence": (r"fence\(\)\n +barrier\(\)", "fence()", "without a fence and a barrier"),
+    "an output not waited for": (r"\bstore_wait\(0\)", "pass", "written while"),
+    "a tile not waited for": (r"\bwait\(arrived.*", "pass", "second phase"),
+    "a wait for the wrong phase": (r"index // 2 & 1", "1 - (index // 2 & 1)", "nothing ends"),
+    "too few bytes": (r"BYTES: gl.constexpr = (\d+)", r"BYTES = \1 - 2", "nothing ends"),
+    "tiles fetched into those in use": (r"\.index\(then\), pred", ".index(now), pred", "written while"),
+    "a product not waited for": (r"mma_wait\(0, deps=\[y, state\]\)", "mma_wait(1, deps=[y, state])", "was not waited"),
+    "an address past the end": (r"mask=\(places < length", "mask=(places < 2 * length", "outside"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_what_would_be_undefined_on_the_device_is_found(what: str) -> None:
+    pattern, instead, message = FAULTS[what]
+    with gluon.emulated():
+        walked()
+    with gluon.emulated(lambda text: re.sub(pattern, instead, text)), pytest.raises(gluon.Fault, match=message):
+        walked()
+
+
+def test_a_wrong_walk_gives_other_values() -> None:
+    with gluon.emulated():
+        right = walked()
+    with gluon.emulated(lambda text: text.replace("row >= column", "row > column")):
+        assert not torch.equal(right, walked())
 
 
 @pytest.mark.parametrize("facts", CASES, ids=str)
