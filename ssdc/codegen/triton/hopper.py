@@ -60,7 +60,6 @@ class Walk:
     """Whether a state enters (zero otherwise)."""
     gates: bool = False
     """Whether the roles `queries` and `keys` give the parts of a gate's gradient, too."""
-    warps: int = 4
 
     def __hash__(self) -> int:
         return self._hash
@@ -97,6 +96,11 @@ class Walk:
     def outers(self) -> int:
         """Tiles of columns."""
         return -(-self.columns // CHUNK)
+
+    @cached_property
+    def warps(self) -> int:
+        """One warpgroup, two programs a multiprocessor; states of 256 leave room for one, so two share its columns."""
+        return 8 if padded(self.inner) > 128 else 4
 
     @cached_property
     def tiles(self) -> Tiles:
