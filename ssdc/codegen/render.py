@@ -16,7 +16,7 @@ from ssdc.resources import template_root
 IMPORTS = """\
 from ssdc.runtime.blocks import *
 from ssdc.runtime.opaque import run
-from ssdc.runtime.primitives import linear_scan, recurrent"""
+from ssdc.runtime.primitives import linear_scan, recurrent, running_sum"""
 """What generated text calls; an ejected module carries these files instead."""
 
 

@@ -12,6 +12,8 @@ from ssdc.plan.hardware import Hardware
 
 STALL = 4.3
 """How much longer one program takes for products that wait for one another than a multiprocessor that has them all."""
+ROW = 30.0
+"""Elementwise operations that a CPU does while it starts a row."""
 UNITS = ("matrix", "vector", "exponentials", "memory", "launches", "latency")
 """What may be busy."""
 
@@ -21,7 +23,8 @@ class Work:
     """Operations done one after another, alike: counts over all of them.
 
     `matrix` are floating-point operations of matrix products (a multiply-add is two), of which `side` is the least side
-    and whose elements have 16 bits with `half`; `thin` those of products with one column, `vector` elementwise ones.
+    and whose elements have 16 bits with `half`; `thin` those of products with one column, `vector` elementwise ones, in
+    so many `rows` of neighbours where operands lie differently.
     `bytes` are moved, `scattered` of them against the order of memory; `touched` pass before the same ones are used
     again; `fresh` are those of all results, `workspace` those alive at once. `launches` are operations started, of
     which `steps` in a loop over time, `nodes` those that are differentiated, `kernels` Triton kernels started. `depth`
@@ -34,6 +37,7 @@ class Work:
     thin: float = 0.0
     vector: float = 0.0
     transcendental: float = 0.0
+    rows: float = 0.0
     bytes: float = 0.0
     scattered: float = 0.0
     launches: float = 0.0
@@ -56,7 +60,7 @@ class Work:
         return replace(self, **{name: getattr(self, name) * factor for name in names})
 
 
-COUNTS = tuple(one.name for one in fields(Work))[:13]
+COUNTS = tuple(one.name for one in fields(Work))[:14]
 """The fields of `Work` that add up over operations, `fresh` and `workspace` last."""
 
 
@@ -147,13 +151,14 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     >>> predict(Work(matrix=2e9, side=64, bytes=1e6, touched=1e6, launches=1), CPU).bound
     'matrix'
     """
+    gpu = hardware.device == "cuda"
     rate = hardware.half if work.half else hardware.matrix
-    busy = min(1.0, max(1.0, work.entries / hardware.grain) / hardware.processors)
+    busy = hardware.share(work.entries)
     touched = work.touched if work.steps else max(work.touched, held)
     memory = hardware.moving(work.bytes, touched) + work.scattered / hardware.scattered
     units = {
         "matrix": (work.matrix / hardware.product(work.side, half=work.half) + work.thin / hardware.thin) / busy,
-        "vector": work.vector / hardware.vector / busy,
+        "vector": (work.vector + (0.0 if gpu else ROW * work.rows)) / hardware.vector / busy,
         "exponentials": work.transcendental / hardware.transcendental / busy,
         "memory": memory / busy,
         "launches": (work.launches - work.steps) * hardware.launch + work.steps * hardware.step
@@ -161,5 +166,4 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
         "latency": work.depth * (hardware.latency + STALL * work.chain * hardware.processors / rate),
     }  # fmt: skip
     busy_units = [seconds for unit, seconds in units.items() if unit != "launches"]
-    gpu = hardware.device == "cuda"
     return Price(max(busy_units) if gpu else sum(busy_units), units["launches"], gpu, units)

@@ -23,7 +23,8 @@ class Hardware:
     order in memory takes as long again as `scattered` says. `launch` is the cost of starting one operation, `step` that
     of one step of a loop over time, `node` what differentiation adds to an operation, `kernel` the cost of starting one
     of the Triton kernels. On a GPU `latency` is what a step of a chain within a kernel waits at least. Work of at most
-    `grain` entries keeps one processor busy, whose registers and shared memory together hold `on_chip` bytes.
+    `grain` entries keeps one processor busy, of larger work a `further` one does so much of what one alone does. Its
+    registers and shared memory together hold `on_chip` bytes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Hardware:
     latency: float
     tile: float
     grain: float
+    further: float
     on_chip: float
     memory: float
     source: str = ""
@@ -52,6 +54,11 @@ class Hardware:
         """Seconds to move `count` bytes in a working set of `touched` (that many, if not given)."""
         most = count if touched is None else touched
         return count / next((rate for limit, rate in self.bandwidth if most <= limit), self.bandwidth[-1][1])
+
+    def share(self, entries: float) -> float:
+        """How much of the machine work on so many entries keeps busy."""
+        used = min(float(self.processors), max(1.0, entries / self.grain))
+        return (1.0 + self.further * (used - 1.0)) / self.processors
 
     def product(self, side: float, *, half: bool = False) -> float:
         """The rate of matrix products whose least side is `side`."""
@@ -92,6 +99,7 @@ CPU = Hardware(
     latency=0.0,
     tile=32,
     grain=32768,
+    further=0.6,
     on_chip=1e6,
     memory=1.6e10,
     source="measured: two cores of a server (AMD EPYC, 512-bit vectors), float32, PyTorch 2.13",
@@ -115,6 +123,7 @@ H200 = Hardware(
     latency=5e-7,
     tile=64,
     grain=2048,
+    further=1.0,
     on_chip=4.9e5,
     memory=1.41e11,
     source="measured: copies 4.27 TB/s, dense bf16 680 to 790 TFLOP/s, 132 multiprocessors; the rest by NVIDIA's data "

@@ -59,7 +59,9 @@ def moved(
         return pointwise(0.0, 0.0, gradient=gradient, launches=2)
     against = _against(memory, _fastest(wanted, sizes), sizes)
     entries = _count(wanted, sizes)
-    return pointwise(entries, 2.0, gradient=gradient, launches=3, scattered=2.0 * against)
+    work = pointwise(entries, 2.0, gradient=gradient, launches=3, scattered=2.0 * against)
+    rows = entries / _alike(memory, wanted, wanted, sizes)
+    return replace(work, rows=rows)
 
 
 def pointwise(
@@ -134,7 +136,25 @@ def _multiplied(
     passed = (read + entries) / entries
     reduced = sum(1.0 for one in (left, right) if _count(one, sizes) < entries)
     back = 2.0 + reduced / passed
-    return pointwise(entries, passed, gradient=gradient, scattered=passed * against, back=back), memory
+    work = pointwise(entries, passed, gradient=gradient, scattered=passed * against, back=back)
+    rows = entries / _alike(left, right, memory, sizes)
+    return replace(work, rows=rows * (1.0 + back if gradient else 1.0)), memory
+
+
+def _alike(left: Sequence[str], right: Sequence[str], memory: Sequence[str], sizes: Mapping[str, int]) -> int:
+    """Neighbours in memory in which each of two operands has one entry or neighbours, too: a row of a loop."""
+    row, kinds = 1, None
+    places = [[axis for axis in one if sizes[axis] > 1] for one in (left, right)]
+    for axis in reversed([axis for axis in memory if sizes[axis] > 1]):
+        found = tuple(bool(one) and one[-1] == axis if axis in one else None for one in places)
+        if False in found or (kinds is not None and tuple(kind is None for kind in found) != kinds):
+            return row
+        kinds = tuple(kind is None for kind in found)
+        for one in places:
+            if one and one[-1] == axis:
+                one.pop()
+        row *= sizes[axis]
+    return row
 
 
 def multiplied(many: float, height: float, width: float, depth: float) -> Work:

@@ -1,11 +1,11 @@
-"""The two sequential primitives of generated PyTorch text: `linear_scan` and `recurrent`.
+"""The sequential primitives of generated PyTorch text: `linear_scan`, `running_sum` and `recurrent`.
 
 In: tensors with time as dim 0, on any device, of one dtype (float32, float64, complex64 or complex128). Out: new
-contiguous tensors. Both are `torch.library` custom operators with fakes and gradients, so they trace, compile and
+contiguous tensors. They are `torch.library` custom operators with fakes and gradients, so they trace, compile and
 export with any T >= 0; the functions below only add a guard and call them.
 
 Not done here: casts and autocast (the caller's), forward-mode gradients (refused, see `_refuse_tangents`), vmap, and a
-second derivative of `recurrent` (refused; `linear_scan` has all derivatives).
+second derivative of `recurrent` (refused; the others have all derivatives).
 
 Only torch and the standard library are imported: the text of this file is also pasted into ejected modules, which
 replace NAMESPACE.
@@ -27,6 +27,9 @@ BLOCK = 256
 
 BLOCKED_STATE = 8192
 """Elements of state from which a step costs more in arithmetic than in its call; then no blocks are cut."""
+
+SUMMED_STATE = 512
+"""Elements of state from which a CPU adds step by step faster than `torch.cumsum` walks along the first axis."""
 
 SLAB_ELEMENTS = 1 << 20
 """Elements of state that `recurrent` holds at once, if one state is smaller (4 MiB in float32: it stays in cache)."""
@@ -62,6 +65,25 @@ def linear_scan(gate: Tensor, update: Tensor, initial: Tensor, reverse: bool = F
     """
     _refuse_tangents("linear_scan", gate, update, initial)
     states: Tensor = getattr(torch.ops, NAMESPACE).linear_scan(gate, update, initial, reverse)
+    return states
+
+
+def running_sum(update: Tensor, initial: Tensor) -> Tensor:
+    """All states of h[i] = h[i-1] + update[i] with h[-1] = initial: `linear_scan` where no gate forgets.
+
+    Shapes: update [T, *state], initial [*state]; result [T, *state]. On a CPU, large states are added step by step.
+
+    Raises ValueError for shapes or dtypes that do not fit, NotImplementedError under forward-mode differentiation of
+    large states on a CPU.
+
+    >>> running_sum(torch.ones(3), torch.tensor(4.0))
+    tensor([5., 6., 7.])
+    """
+    if update.device.type != "cpu" or (not torch.compiler.is_compiling() and initial.numel() < SUMMED_STATE):
+        _check_sum(update, initial)
+        return initial + update.cumsum(0)
+    _refuse_tangents("running_sum", update, initial)
+    states: Tensor = getattr(torch.ops, NAMESPACE).running_sum(update, initial, False)
     return states
 
 
@@ -248,6 +270,55 @@ def _scan_backward(
 
 
 _linear_scan.register_autograd(_scan_backward, setup_context=_scan_context)
+
+
+# ---- running_sum ----------------------------------------------------------------------------------------------------
+
+
+def _check_sum(update: Tensor, initial: Tensor) -> None:
+    shapes = f"update {list(update.shape)}, initial {list(initial.shape)}"
+    _require(update.dim() >= 1 and update.shape[1:] == initial.shape, f"update must be [T, *initial]: {shapes}")
+    _require(update.dtype == initial.dtype, "update and initial must have one dtype")
+
+
+@torch.library.custom_op(
+    f"{NAMESPACE}::running_sum",
+    mutates_args=(),
+    schema="(Tensor update, Tensor initial, bool reverse) -> Tensor",
+)
+def _running_sum(update: Tensor, initial: Tensor, reverse: bool) -> Tensor:
+    """The sequential definition; in reverse, h[i] = h[i+1] + update[i] with h[T] = initial."""
+    _check_sum(update, initial)
+    states = update.new_empty(update.shape)
+    state = initial
+    for low in range(0, update.shape[0], 1024):  # views are made for so many steps at a time
+        high = update.shape[0] - low
+        part = slice(max(0, high - 1024), high) if reverse else slice(low, low + 1024)
+        rows = list(zip(update[part].unbind(0), states[part].unbind(0), strict=True))
+        for row, out in reversed(rows) if reverse else rows:
+            state = torch.add(row, state, out=out)
+    return states
+
+
+@_running_sum.register_fake
+def _(update: Tensor, initial: Tensor, reverse: bool) -> Tensor:
+    _check_sum(update, initial)
+    return update.new_empty(update.shape)
+
+
+def _sum_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+    ctx.reverse = inputs[2]  # type: ignore[attr-defined]
+
+
+def _sum_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    """The adjoint is the sum the other way."""
+    reverse: bool = ctx.reverse  # type: ignore[attr-defined]
+    zero = grad.new_zeros(grad.shape[1:])
+    adjoint = getattr(torch.ops, NAMESPACE).running_sum(grad, zero, not reverse)
+    return adjoint, grad.sum(0) if grad.shape[0] else zero, None
+
+
+_running_sum.register_autograd(_sum_backward, setup_context=_sum_context)
 
 
 # ---- recurrent ------------------------------------------------------------------------------------------------------

@@ -97,6 +97,11 @@ def _linear_scan() -> list[Arguments]:
     return [(torch.rand(70, 3, last, device=DEVICE).requires_grad_(), update, initial, last == 1) for last in (1, 2)]
 
 
+def _running_sum() -> list[Arguments]:
+    update, initial = torch.randn(2, 3, 70, device=DEVICE), torch.randn(3, 2, device=DEVICE)
+    return [(update.permute(2, 1, 0).requires_grad_(), initial, reverse) for reverse in (False, True)]
+
+
 def _recurrent_operands(strict: bool, grad: bool) -> list[Tensor | None]:
     shapes = ((9, 2, 3, 2, 4), (9, 2, 3, 4), (9, 2, 3, 5), (9, 2, 3, 1), (9, 1, 3, 4), (2, 3, 4, 5))
     found: list[Tensor | None] = [torch.rand(shape, device=DEVICE).requires_grad_(grad) for shape in shapes]
@@ -142,6 +147,7 @@ OPERATORS: dict[str, Callable[[], list[Arguments]]] = {
     "ssdc::streamed": _streamed,
     "ssdc::streamed_backward": _streamed_backward,
     "ssdc::linear_scan": _linear_scan,
+    "ssdc::running_sum": _running_sum,
     "ssdc::recurrent": _recurrent,
     "ssdc::recurrent_backward": _recurrent_backward,
     "ssdc::contraction": _contraction,

@@ -57,9 +57,10 @@ def test_what_bounds_a_price() -> None:
     assert (Price(1.0, 0.0, units={"memory": 1.0}) + Price(0.0, 2.0, units={"launches": 2.0})).bound == "launches"
 
 
-def test_one_processor_of_two_takes_twice_as_long() -> None:
+def test_a_second_processor_does_part_of_what_the_first_does() -> None:
     work = Work(matrix=1e10, side=64, bytes=1e8, touched=1e8, transcendental=1e8)
-    assert predict(work, CPU.limited(1)).seconds == pytest.approx(2 * predict(work, CPU).seconds)
+    alone = predict(work, CPU.limited(1)).seconds
+    assert alone == pytest.approx((1 + CPU.further) * predict(work, CPU).seconds)
     assert CPU.limited(8) == CPU
     assert CPU.scaled(4).matrix == 2 * CPU.matrix
 

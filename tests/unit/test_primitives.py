@@ -1,4 +1,4 @@
-"""`linear_scan` and `recurrent` against their definitions as Python loops, and torch's contracts for operators."""
+"""`linear_scan`, `running_sum` and `recurrent` against their definitions, and torch's contracts for operators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ssdc.runtime import primitives
-from ssdc.runtime.primitives import linear_scan, recurrent
+from ssdc.runtime.primitives import linear_scan, recurrent, running_sum
 
 LENGTHS = [0, 1, 2, 63, 64, 65, 256, 257, 1000]
 SEED = 20
@@ -369,6 +369,52 @@ def test_scan_opcheck(steps: int, reverse: bool) -> None:
         torch.library.opcheck(torch.ops.ssdc.linear_scan.default, (*operands, reverse))
 
 
+@pytest.fixture(params=["step by step", "at once"])
+def summing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of a running sum, for any size of state."""
+    monkeypatch.setattr(primitives, "SUMMED_STATE", 0 if request.param == "step by step" else 2**60)
+
+
+@pytest.mark.parametrize("steps", [*LENGTHS, 1024, 1025, 2100])
+def test_running_sum(steps: int, summing: None) -> None:
+    update, initial = random(2, 3, steps, grad=True).permute(2, 1, 0), random(3, 2, grad=True)
+    found, one = running_sum(update, initial), torch.ones(steps, 1, 1, dtype=torch.float64)
+    expected = scan_by_definition(one, update, initial)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    if steps:
+        weight = random(steps, 3, 2)
+        grads = [torch.autograd.grad((x * weight).sum(), (update, initial)) for x in (found, expected)]
+        for a, e in zip(*grads, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-12)
+    empty = torch.autograd.grad(running_sum(update[:0], initial).sum(), initial, allow_unused=True)[0]
+    assert empty is None or not empty.any()
+
+
+def test_running_sum_gradients(summing: None) -> None:
+    operands = random(7, 2, dtype=torch.complex128, grad=True), random(2, dtype=torch.complex128, grad=True)
+    assert torch.autograd.gradcheck(running_sum, operands)
+    assert torch.autograd.gradgradcheck(running_sum, operands)
+
+
+def test_running_sums_of_a_prefix_have_the_bits_of_the_whole(summing: None) -> None:
+    update, initial = random(2100, 6, dtype=torch.float32), random(6, dtype=torch.float32)
+    whole = running_sum(update, initial)
+    for steps in (1, 63, 1024, 1500):
+        assert torch.equal(running_sum(update[:steps], initial), whole[:steps])
+
+
+def test_large_states_are_added_step_by_step_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda *_: pytest.fail("cumsum"))
+    assert running_sum(torch.ones(3, 1024), torch.zeros(1024)).sum() == 6 * 1024
+
+
+@pytest.mark.parametrize("steps", [1, 9, 1100])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_running_sum_opcheck(steps: int, reverse: bool) -> None:
+    operands = random(2, 3, steps, grad=True).permute(2, 1, 0), random(3, 2, grad=True)
+    torch.library.opcheck(torch.ops.ssdc.running_sum.default, (*operands, reverse))
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("shape", GATE_SHAPES, ids=str)
 def test_recurrent_opcheck(shape: tuple[int | None, ...], strict: bool) -> None:
@@ -382,7 +428,7 @@ def test_recurrent_opcheck(shape: tuple[int | None, ...], strict: bool) -> None:
 
 
 def both(gate: Tensor, update: Tensor, initial: Tensor, query: Tensor) -> tuple[Tensor, ...]:
-    states = linear_scan(gate.sigmoid(), update, initial)
+    states = running_sum(linear_scan(gate.sigmoid(), update, initial), initial)
     output, final = recurrent(query, update, states, gate, gate, initial[:, None] * initial[None, :], True)
     return states, output * 2, final
 
@@ -436,6 +482,9 @@ def test_forward_mode_is_refused_not_zero() -> None:
             linear_scan(gate, dual, initial)
         with pytest.raises(NotImplementedError, match="forward-mode"):
             recurrent(update[:, None], dual, update, gate, None, square, False)
+        large = forward_ad.make_dual(random(3, 1024), random(3, 1024))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            running_sum(large, random(1024))
         assert linear_scan(gate, update, initial).shape == (5, 2)
 
 

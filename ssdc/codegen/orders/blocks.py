@@ -133,7 +133,7 @@ def _carry(
         value = Value(across, (*gates, CHUNK))
         out.lines.append(f"states = linear_scan({out.full(value, state_axes)}, update, state)")
     else:
-        out.lines.append("states = state + update.cumsum(0)")
+        out.lines.append("states = running_sum(update, state)")
     section("carry")
     values["S"] = Value("entering", state_axes)
     if enter:

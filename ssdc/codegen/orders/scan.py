@@ -19,7 +19,7 @@ def kernel(ops: Operands, name: str, title: str, sizes: dict[str, str]) -> Kerne
     out.lines.append(f"update = {out.expanded(update, state_axes).text}")
     gate = transition(out, ops, state_axes)
     if gate is None:
-        out.lines.append("states = state + update.cumsum(0)")
+        out.lines.append("states = running_sum(update, state)")
     else:
         out.lines.append(
             f"states = linear_scan({gate.text}.expand(length, {_dims(len(problem.state))}), update, state)"

@@ -14,8 +14,11 @@ from ssdc.plan.orders.passes import decayed, floored, looped, masked
 from ssdc.plan.problem import BLOCK, CHUNK, COLUMN, ROW, SUB, WITHIN, Problem
 from ssdc.plan.products import moved, pointwise
 
-GATHERED, UNFOLDED = 3.2, 1.6
-"""Numbers against the order of memory that an entry of a mask looked up by lag, and of a window, is worth."""
+GATHERED, UNFOLDED, FOLDED = 3.2, 1.6, 20.0
+"""Numbers against the order of memory that an entry of a mask looked up by lag, of a window, and of a window's
+derivative is worth."""
+APART = 4.0
+"""Operations that the derivative of a product with a window starts for each matrix: PyTorch multiplies them apart."""
 
 
 def blocks(pricing: Pricing, order: str, chunk: int) -> Candidate:
@@ -48,6 +51,9 @@ def blocks(pricing: Pricing, order: str, chunk: int) -> Candidate:
     if width is not None:
         windows = sum(problem.count(axes) for _, axes in problem.writers) * chunks * window
         pricing.add("layout", pointwise(windows, UNFOLDED, gradient=pricing.gradient, scattered=UNFOLDED))
+        if pricing.gradient:
+            apart = max((problem.count(axes) for axes in problem.kernels), default=0)
+            pricing.add("layout", pointwise(windows, 0, gradient=False, launches=APART * apart, scattered=FOLDED))
     return pricing.candidate(order, chunk, depth=chunks if width is None else 1)
 
 

@@ -6,6 +6,8 @@ from ssdc.plan.candidate import Candidate, Pricing, Refusal
 from ssdc.plan.products import pointwise
 
 MOST_LAGS = 4096
+SUM = 6.0
+"""Numbers in and out of memory that adding an entry of a lag is worth: shifted rows do not begin where caches do."""
 
 
 def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal, ...]:
@@ -31,7 +33,7 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
     pricing.term("lag", operands, problem.axes, repeat=width)
     gradient, length = pricing.gradient, max(1, problem.length)
     result = problem.count(problem.axes) * length
-    sums = pointwise(result, 3.0, gradient=gradient, back=0.0).times(width - 1, kept=gradient)
+    sums = pointwise(result, SUM, gradient=gradient, back=0.0).times(width - 1, kept=gradient)
     timed = [axes for _, axes in problem.writers if time in axes]
     written = sum(problem.count(axes) for axes in timed) * length
     views = pointwise(

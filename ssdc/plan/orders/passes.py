@@ -15,9 +15,11 @@ MASK = 31.0
 pattern."""
 OPERATOR = 22.0
 """Operations that the call of a custom operator is worth."""
-SUMMED, TURNED, FAR_APART = 6.0, 40.0, 1024.0
-"""Numbers moved against the order of memory that an entry of a running sum over the slowest axis is worth, and over
-another, or where neighbours in time lie so many bytes apart."""
+SUMMED_STATE = 512
+"""`running_sum` adds step by step from so many entries of a state on; smaller ones are left to `torch.cumsum`."""
+SUMMED, FAR_SUMMED, FAR_APART = 4.0, 17.0, 256
+"""Operations of plain loops that an entry of `torch.cumsum` is worth, and one whose neighbours in time lie so many
+entries apart."""
 
 
 def floored(pricing: Pricing, entries: float) -> None:
@@ -45,24 +47,20 @@ def decayed(pricing: Pricing, part: str, entries: float) -> None:
     pricing.add(part, pointwise(entries, 9.0, exponentials=1.0, gradient=pricing.gradient, launches=6))
 
 
-def looped(pricing: Pricing, part: str, steps: int, state: float, *, gated: bool, turned: bool = False) -> None:
-    """`linear_scan` over `steps` states, or a running sum where there are no gates; `turned` tells that updates do not
-    lie in the order of time."""
+def looped(pricing: Pricing, part: str, steps: int, state: float, *, gated: bool) -> None:
+    """`linear_scan` over `steps` states, or `running_sum` where there are no gates."""
     gradient = pricing.gradient
-    if not gated:
-        pricing.add(
-            part,
-            pointwise(
-                state * steps,
-                4.0,
-                gradient=gradient,
-                launches=2,
-                scattered=TURNED if turned or ITEM * state >= FAR_APART else SUMMED,
-            ),
-        )
-        return
     scans = 2.0 if gradient else 1.0
+    if not gated and state < SUMMED_STATE:
+        entries = state * steps
+        worth = FAR_SUMMED if state >= FAR_APART else SUMMED
+        pricing.add(part, pointwise(entries, 4.0, gradient=gradient, launches=2))
+        pricing.add(part, Work(thin=worth * entries * scans, entries=entries))
+        return
     pricing.add(part, pointwise(0, 0, gradient=gradient, launches=OPERATOR))
+    if not gated:
+        pricing.add(part, loop(state, steps * scans, 3.0))
+        return
     if steps <= SCAN_BLOCK or state >= SCAN_STATE:
         pricing.add(part, loop(state, steps * scans, 4.0))
     else:

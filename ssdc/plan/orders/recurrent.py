@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from ssdc.plan.candidate import Candidate, Pricing, Refusal
+from ssdc.plan.cost import Work
 from ssdc.plan.orders.blocks import blocks
 from ssdc.plan.orders.passes import OPERATOR, decayed, loop
 from ssdc.plan.products import EINSUM, multiplied, pointwise
 from ssdc.plan.roles import roles
 
-FORWARD, BACKWARD = 3.2, 32.0
+FORWARD, BACKWARD = 3.2, 28.0
 """Numbers in and out of memory for an entry of the state, at each position: without and with the derivative."""
 COLUMN_BACK = 11.0
 """Products that the derivative is worth where a state has one column, so that each is too small for its call."""
+ROWS = 6.0
+"""Rows that one of the state is worth at each position: gates and keys have one number for it."""
 SLAB, SLAB_ENTRIES = 64, 1 << 20
 """States that `ssdc.runtime.primitives.recurrent` holds at once, and their entries at most."""
 
@@ -33,6 +36,8 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
     passes, loops = (BACKWARD, 3) if pricing.gradient else (FORWARD, 1)
     pricing.add("positions", loop(state, length * loops, passes / loops, min(length, slab)))
     many, height, width, depth = (problem.count(axes) for axes in (found.batch, found.rows, found.outer, found.inner))
+    if width > 1:
+        pricing.add("positions", Work(rows=ROWS * length * loops * state / width, entries=state))
     products = (4.0 if width > 1 else COLUMN_BACK) if pricing.gradient else 1.0
     pricing.add("positions", multiplied(length * many, height, width, depth).times(products))
     slabs = -(-length // slab)

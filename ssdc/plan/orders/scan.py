@@ -18,15 +18,14 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
             ),
         )
     time = problem.time
-    memory = pricing.term("write", problem.writers or (("one", ()),), (time, *problem.state))
+    pricing.term("write", problem.writers or (("one", ()),), (time, *problem.state))
     read = (*problem.readers, ("S", (time, *problem.state)))
     if problem.reader_gated:
         read += (("F", (*problem.gates, *((time,) if problem.varying else ()))),)
     pricing.term("read", read, problem.axes)
     length = max(1, problem.length)
     gated = problem.gated or problem.reset
-    turned = next((axis for axis in memory if problem.sizes[axis] > 1), time) != time
     if gated:
         decayed(pricing, "scan", problem.count(problem.gates) * (length if problem.varying else 1))
-    looped(pricing, "scan", length, problem.count(problem.state), gated=gated, turned=turned)
+    looped(pricing, "scan", length, problem.count(problem.state), gated=gated)
     return (pricing.candidate("scan", None, depth=min(length, 256)),)
