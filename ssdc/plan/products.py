@@ -60,7 +60,7 @@ def moved(
     against = _against(memory, _fastest(wanted, sizes), sizes)
     entries = _count(wanted, sizes)
     work = pointwise(entries, 2.0, gradient=gradient, launches=3, scattered=2.0 * against)
-    rows = entries / _alike(memory, wanted, wanted, sizes)
+    rows = entries / alike(memory, wanted, wanted, sizes)
     return replace(work, rows=rows)
 
 
@@ -137,11 +137,11 @@ def _multiplied(
     reduced = sum(1.0 for one in (left, right) if _count(one, sizes) < entries)
     back = 2.0 + reduced / passed
     work = pointwise(entries, passed, gradient=gradient, scattered=passed * against, back=back)
-    rows = entries / _alike(left, right, memory, sizes)
+    rows = entries / alike(left, right, memory, sizes)
     return replace(work, rows=rows * (1.0 + back if gradient else 1.0)), memory
 
 
-def _alike(left: Sequence[str], right: Sequence[str], memory: Sequence[str], sizes: Mapping[str, int]) -> int:
+def alike(left: Sequence[str], right: Sequence[str], memory: Sequence[str], sizes: Mapping[str, int]) -> int:
     """Neighbours in memory in which each of two operands has one entry or neighbours, too: a row of a loop."""
     row, kinds = 1, None
     places = [[axis for axis in one if sizes[axis] > 1] for one in (left, right)]

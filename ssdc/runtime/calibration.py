@@ -15,7 +15,6 @@ from dataclasses import replace
 from datetime import date
 
 import torch
-from torch import Tensor
 
 from ssdc.codegen.triton.configuration import chunk_of
 from ssdc.codegen.triton.facts import Facts
@@ -148,18 +147,15 @@ def _tiers(device: str, base: Hardware) -> tuple[tuple[float, float], ...]:
 
 
 def _moving(device: str, limit: float) -> float:
-    """Bytes a second through a working set just below `limit`: results of an operation, none of which is used again
-    before all others are. What was large and is freed first lets the system's allocator keep more, as it does in a
-    process that has run for a while."""
-    torch.zeros(2**23 - 2**12, device=device)
-    whole = min(0.8 * limit, 5e8 if device == "cpu" else 8e9)
-    pieces = 4 if limit > whole / 0.8 else 8  # the last tier's results are too large for the allocator to keep
+    """Bytes a second through a working set just below `limit`: results of operations, in memory that is there, none of
+    which is used again before all others are."""
+    whole, pieces = min(0.8 * limit, 5e8 if device == "cpu" else 8e9), 8
     values = [torch.randn(int(whole / 8 / pieces), device=device) for _ in range(pieces)]
-    kept: list[Tensor] = []
+    results = [torch.empty_like(x) for x in values]
 
     def through() -> None:
-        kept.clear()
-        kept.extend(x.neg() for x in values)
+        for x, y in zip(values, results, strict=True):
+            torch.neg(x, out=y)
 
     small = device != "cpu" and whole < 1e9  # a GPU is done before the next operation is started
     return 8.0 * sum(x.numel() for x in values) / (_alone(through) if small else _best(through, device))

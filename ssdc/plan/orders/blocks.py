@@ -9,14 +9,18 @@ ever positive.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssdc.plan.candidate import Candidate, Pricing
 from ssdc.plan.orders.passes import decayed, floored, looped, masked
 from ssdc.plan.problem import BLOCK, CHUNK, COLUMN, ROW, SUB, WITHIN, Problem
-from ssdc.plan.products import moved, pointwise
+from ssdc.plan.products import alike, moved, pointwise
 
 GATHERED, UNFOLDED, FOLDED = 3.2, 1.6, 20.0
 """Numbers against the order of memory that an entry of a mask looked up by lag, of a window, and of a window's
 derivative is worth."""
+STRIDED = 10.0
+"""Rows that one of the sum of diagonal and other blocks is worth, of which one is read from all over memory."""
 APART = 4.0
 """Operations that the derivative of a product with a window starts for each matrix: PyTorch multiplies them apart."""
 
@@ -43,7 +47,7 @@ def blocks(pricing: Pricing, order: str, chunk: int) -> Candidate:
     memory = (_inside if inside else _plain)(pricing, chunks, rows, window)
     if width is None:
         parts = dict(pricing.parts)
-        _carried(pricing, chunks, inside)
+        _carried(pricing, chunks, inside, memory)
         if not chunk:  # its text carries a state only where one comes in or is asked for
             pricing.parts = parts
     places = (CHUNK, BLOCK, ROW) if inside else (CHUNK, ROW)
@@ -99,8 +103,9 @@ def _inside(pricing: Pricing, chunks: int, rows: int, window: int) -> tuple[str,
     return memory
 
 
-def _carried(pricing: Pricing, chunks: int, inside: bool) -> None:
-    """The off-diagonal blocks: write to the chunk's end, carry, read from its start."""
+def _carried(pricing: Pricing, chunks: int, inside: bool, memory: tuple[str, ...]) -> None:
+    """The off-diagonal blocks: write to the chunk's end, carry, read from its start, and add to the diagonal ones, whose
+    axes lie in `memory` so."""
     problem = pricing.problem
     decays = problem.gated or problem.reset
     leave = (("E", (*problem.gates, CHUNK, COLUMN)),) if decays else ()
@@ -109,7 +114,7 @@ def _carried(pricing: Pricing, chunks: int, inside: bool) -> None:
     pricing.term("write", problem.at(problem.writers, CHUNK, COLUMN) + leave, (CHUNK, *problem.state))
     places = (CHUNK, BLOCK, ROW) if inside else (CHUNK, ROW)
     state = (("S", (CHUNK, *problem.state)),)
-    pricing.term("read", problem.at(problem.readers, *places) + enter + state, problem.out(*places))
+    read = pricing.term("read", problem.at(problem.readers, *places) + enter + state, problem.out(*places))
     gradient = pricing.gradient
     if decays:
         decayed(
@@ -117,4 +122,6 @@ def _carried(pricing: Pricing, chunks: int, inside: bool) -> None:
         )
     looped(pricing, "carry", chunks, problem.count(problem.state), gated=decays)
     pricing.add("carry", pointwise(problem.count(problem.state) * chunks, 2.0, gradient=gradient, launches=2))
-    pricing.add("read", pointwise(problem.count(problem.axes) * problem.length, 3.0, gradient=gradient, back=0.0))
+    entries = problem.count(problem.axes) * problem.length
+    rows = STRIDED * entries / alike(memory, read, memory, pricing.sizes)
+    pricing.add("read", replace(pointwise(entries, 3.0, gradient=gradient, back=0.0), rows=rows))
