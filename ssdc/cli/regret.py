@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,20 +98,21 @@ def _programs(files: Iterable[Path], quick: bool, processors: int) -> Iterator[C
     for file in files:
         source = read(file)
         for heads, width, batch, length in QUICK if quick else FULL:
-            checked = _checked(source, heads, width)
+            layer = find_layer(pipeline.parse(source), None)
+            free = {one.name: heads if one.name == "H" else width for one in layer.sizes if one.default is None}
+            checked = _checked(source, layer.name, free)
             if checked is None:
                 break
             sizes = pipeline.call_sizes(checked, T=length, b=batch)
             for mode in MODES:
-                yield from measure(checked.graph, sizes, mode, machine, patience=PATIENCE[quick])
+                for cell in measure(checked.graph, sizes, mode, machine, patience=PATIENCE[quick]):
+                    yield replace(cell, sizes={**free, **cell.sizes})
 
 
-def _checked(source: Source, heads: int, width: int) -> pipeline.Checked | None:
-    """The last layer of a program with its free sizes set; None for one that is not lowered."""
-    layer = find_layer(pipeline.parse(source), None)
-    sizes = {one.name: heads if one.name == "H" else width for one in layer.sizes if one.default is None}
+def _checked(source: Source, layer: str, sizes: dict[str, int]) -> pipeline.Checked | None:
+    """A layer with its free sizes set; None for one that is not lowered."""
     try:
-        return pipeline.check(source, layer.name, sizes, lenient=False)
+        return pipeline.check(source, layer, sizes, lenient=False)
     except SpecError as fault:
         note(f"{source.name} is left out: {fault.faults[0].text}")
         return None

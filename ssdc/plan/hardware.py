@@ -19,8 +19,8 @@ class Hardware:
     `matrix` counts floating-point operations of float32 matrix products (a multiply-add is two) whose sides are at
     least `tile`, `half` those of 16-bit elements, `thin` those of a matrix and one column, `vector` elementwise ones,
     `transcendental` exponentials and the like. `bandwidth` gives, for working sets of at most so many bytes, the rate
-    at which they move: caches, then memory; what moves against the order in memory takes as long again as `scattered`
-    says. `launch` is the cost of starting one operation, `step` that
+    at which they move: caches, then memory, then memory that the system must first hand out; what moves against the
+    order in memory takes as long again as `scattered` says. `launch` is the cost of starting one operation, `step` that
     of one step of a loop over time, `node` what differentiation adds to an operation, `kernel` the cost of starting one
     of the Triton kernels. On a GPU `latency` is what a step of a chain within a kernel waits at least. Work of at most
     `grain` entries keeps one processor busy, of larger work a `further` one does so much of what one alone does. Its
@@ -90,7 +90,7 @@ CPU = Hardware(
     thin=7.3e9,
     vector=2e11,
     transcendental=3.4e9,
-    bandwidth=((4.5e6, 1.4e11), (2e7, 1.3e11), (1.5e8, 7e10), (INFINITE, 4.2e10)),
+    bandwidth=((4.5e6, 1.4e11), (2e7, 1.3e11), (1.5e8, 7e10), (1e9, 4.2e10), (INFINITE, 2.1e10)),
     scattered=7e10,
     launch=2e-6,
     step=1.8e-6,

@@ -20,7 +20,7 @@ from ssdc.codegen.triton.configuration import chunk_of
 from ssdc.codegen.triton.facts import Facts
 from ssdc.graph.graph import Graph
 from ssdc.plan.cost import STALL
-from ssdc.plan.hardware import Hardware
+from ssdc.plan.hardware import INFINITE, Hardware
 from ssdc.plan.profiles import shipped
 from ssdc.runtime.devices import name_of
 from ssdc.runtime.kernels.launch import available
@@ -147,15 +147,19 @@ def _tiers(device: str, base: Hardware) -> tuple[tuple[float, float], ...]:
 
 
 def _moving(device: str, limit: float) -> float:
-    """Bytes a second through a working set just below `limit`: results of operations, in memory that is there, none of
-    which is used again before all others are."""
-    whole, pieces = min(0.8 * limit, 5e8 if device == "cpu" else 8e9), 8
+    """Bytes a second through a working set just below `limit`: results of operations, none used again before all others
+    are, in memory that is there; on a CPU without limit, in memory that is not."""
+    whole, pieces = min(0.8 * limit, 1e9 if device == "cpu" else 8e9), 8
     values = [torch.randn(int(whole / 8 / pieces), device=device) for _ in range(pieces)]
     results = [torch.empty_like(x) for x in values]
 
     def through() -> None:
-        for x, y in zip(values, results, strict=True):
-            torch.neg(x, out=y)
+        if device == "cpu" and limit == INFINITE:
+            results.clear()
+            results.extend(x.neg() for x in values)
+        else:
+            for x, y in zip(values, results, strict=True):
+                torch.neg(x, out=y)
 
     small = device != "cpu" and whole < 1e9  # a GPU is done before the next operation is started
     return 8.0 * sum(x.numel() for x in values) / (_alone(through) if small else _best(through, device))
