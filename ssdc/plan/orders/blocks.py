@@ -104,8 +104,8 @@ def _inside(pricing: Pricing, chunks: int, rows: int, window: int) -> tuple[str,
 
 
 def _carried(pricing: Pricing, chunks: int, inside: bool, memory: tuple[str, ...]) -> None:
-    """The off-diagonal blocks: write to the chunk's end, carry, read from its start, add to the diagonal ones, whose axes
-    are `memory`."""
+    """The off-diagonal blocks: write to the chunk's end, carry, read from its start, and add to the diagonal ones, of
+    axes `memory`."""
     problem = pricing.problem
     decays = problem.gated or problem.reset
     leave = (("E", (*problem.gates, CHUNK, COLUMN)),) if decays else ()
