@@ -351,6 +351,23 @@ def test_mistakes_are_told(what: str) -> None:
     assert bool(layer(**x).isfinite().all()), "a mistake leaves the layer as it was"
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@each
+def test_on_a_device_that_is_not_the_current_one(case: Case) -> None:
+    """Values and gradients are those of the current device, bit for bit."""
+    other = torch.device("cuda", 1)
+    found = []
+    for device in (DEVICE, other):
+        layer = on_device(case, low=True, device=device)
+        x = moved(inputs(case, 65), torch.bfloat16, device)
+        y = tuple_of(layer(**x))
+        assert torch.cuda.current_device() == 0 and all(one.device == device for one in y)
+        sum(one.float().sum() for one in y).backward()
+        grads = [p.grad for p in layer.parameters() if p.grad is not None]
+        found.append([one.detach().cpu() for one in (*y, *grads)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_bound_on_the_device_can_fail() -> None:
     case = example("ssd")
     for dtype in DTYPES:

@@ -14,8 +14,11 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.compiler import CompilationError
 
+from ssdc.codegen.triton import configuration
 from ssdc.runtime.kernels import launch, walks
+from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.loader import load
 
@@ -124,6 +127,53 @@ def test_what_is_remembered_starts_without_a_look_up(handed: Handed, monkeypatch
     monkeypatch.setattr(type(function), "run", lambda *_, **__: pytest.fail("Triton looked it up"))
     forward(given, "hopper")
     assert len(handed) == 2
+
+
+@pytest.mark.parametrize("size", [(1, 70, 2, 48), (2, 2048, 2, 128)], ids=["portable", "walks"])
+def test_kernels_of_a_call_are_compiled_side_by_side_and_start_in_order(
+    size: tuple[int, int, int, int], handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "LARGE", 2**19)
+    compiled, real = [], launch._compile
+
+    def recorded(wanted: list[launch.Later]) -> None:
+        compiled.append(len(wanted))
+        assert not handed, "nothing starts before"
+        real(wanted)
+
+    monkeypatch.setattr(launch, "_compile", recorded)
+    given = operands(size)
+    results = []
+
+    def backward() -> Handed:
+        begin = len(handed)
+        results.append(backward_pass(given[2], None, *given, None, None, None, size[2], False, 0, True))
+        return handed[begin:]
+
+    first, again = backward(), backward()
+    assert compiled == [len(first)] and len(first) >= 4
+    assert [name for name, *_ in first] == [name for name, *_ in again]
+
+
+def test_a_kernel_that_does_not_compile_says_so(handed: Handed, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = operands((1, 96, 2, 64))
+    text = "import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef f(x, y):\n    tl.arange(0, 3)\n"
+    broken = load(text).f
+    for _ in range(2):
+        with pytest.raises(CompilationError, match="power of 2"), launch.together():
+            launch.start(broken, 1, (given[0], 1), 4)
+            launch.start(broken, 1, (given[0], 2), 4)
+    assert not handed
+    forward(given, "hopper")
+    assert handed
+
+
+def test_an_error_between_launches_starts_none(handed: Handed) -> None:
+    given = operands((1, 96, 2, 80))
+    with pytest.raises(ZeroDivisionError), launch.together():
+        forward(given, "hopper")
+        raise ZeroDivisionError
+    assert not handed
 
 
 def test_few_calls_are_remembered(handed: Handed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from ssdc.codegen.triton.hopper import CHUNK, padded
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.calls import by_head, call_of, facts_of, gathered, gradient_tensors, operands_of
-from ssdc.runtime.kernels.launch import launch
+from ssdc.runtime.kernels.launch import launch, together
 from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, segment_starts
 
 
@@ -62,49 +62,52 @@ def backward_pass(
         _walk_back(chosen, facts, operands, start, ending, made, heads, gates)
         return made
     final = value.new_empty((batch, heads, states, facts.pitch), dtype=torch.float32)
-    starts = segment_starts(chosen.sums, chosen.carry, chosen.segments, operands, start, final, heads, length)
-    chunks = chunk_states(chosen.states, chosen.segments, operands, starts, final, heads, length)
-    first = torch.empty_like(final)
-    ends = segment_starts(
-        chosen.later_sums, chosen.later_carry, chosen.segments, operands, ending, first, heads, length
-    )
-    later = chunk_states(chosen.later, chosen.segments, operands, ends, first, heads, length)
-    count = chunks.shape[2]
-    inners, outers = -(-states // chosen.gradients.tiles.inner), -(-columns // chosen.values.tiles.outer)
-    d_query, d_key, d_value = (by_head(into, heads) for into in made[:3])
-    d_gate, d_own = (final.new_empty((inners + outers if gates else 0, batch, heads, length)) for _ in range(2))
-    d_scale = final.new_empty((outers, batch, heads, length))
-    d_skip = final.new_empty((0,) if skip is None else (batch * count * (outers if skip.ndim == 1 else 1), *skip.shape))
-    launch(
-        chosen.gradients,
-        batch * heads * count * inners,
-        operands,
-        heads,
-        chunks,
-        later,
-        d_query,
-        d_key,
-        d_gate[:inners],
-        d_own[:inners],
-        length,
-        heads,
-        batch,
-    )
-    launch(
-        chosen.values,
-        batch * (heads // chosen.values.share) * count * outers,
-        operands,
-        heads,
-        later,
-        d_value,
-        d_scale,
-        d_gate[inners:],
-        d_own[inners:],
-        d_skip,
-        length,
-        heads,
-        batch,
-    )
+    with together():
+        starts = segment_starts(chosen.sums, chosen.carry, chosen.segments, operands, start, final, heads, length)
+        chunks = chunk_states(chosen.states, chosen.segments, operands, starts, final, heads, length)
+        first = torch.empty_like(final)
+        ends = segment_starts(
+            chosen.later_sums, chosen.later_carry, chosen.segments, operands, ending, first, heads, length
+        )
+        later = chunk_states(chosen.later, chosen.segments, operands, ends, first, heads, length)
+        count = chunks.shape[2]
+        inners, outers = -(-states // chosen.gradients.tiles.inner), -(-columns // chosen.values.tiles.outer)
+        d_query, d_key, d_value = (by_head(into, heads) for into in made[:3])
+        d_gate, d_own = (final.new_empty((inners + outers if gates else 0, batch, heads, length)) for _ in range(2))
+        d_scale = final.new_empty((outers, batch, heads, length))
+        d_skip = final.new_empty(
+            (0,) if skip is None else (batch * count * (outers if skip.ndim == 1 else 1), *skip.shape)
+        )
+        launch(
+            chosen.gradients,
+            batch * heads * count * inners,
+            operands,
+            heads,
+            chunks,
+            later,
+            d_query,
+            d_key,
+            d_gate[:inners],
+            d_own[:inners],
+            length,
+            heads,
+            batch,
+        )
+        launch(
+            chosen.values,
+            batch * (heads // chosen.values.share) * count * outers,
+            operands,
+            heads,
+            later,
+            d_value,
+            d_scale,
+            d_gate[inners:],
+            d_own[inners:],
+            d_skip,
+            length,
+            heads,
+            batch,
+        )
     gathered(made, d_query, d_key, d_value)
     if gates and gate is not None:
         if gate.ndim == 1:
@@ -138,8 +141,6 @@ def _walk_back(
     segments = walks.cut(length, chosen.segments)[1]
     new = partial(torch.empty, device=query.device, dtype=torch.float32)
     final, first = new((2, batch, heads, states, columns))
-    starts = hopper_starts(facts, chosen.carry, segments, operands, start, final, heads)
-    ends = hopper_starts(facts, chosen.later_carry, segments, operands, ending, first, heads)
     parts, tiles = -(-states // CHUNK), -(-columns // CHUNK)
     rows = new((4, parts if gates else 0, batch, heads, length))
     into = dict(zip(("read", "written", "crossing", "d_own"), rows, strict=True))
@@ -151,14 +152,17 @@ def _walk_back(
     into |= {"through": new((batch, heads, -(-length // CHUNK) if gates else 0, parts, padded(columns)))}
     into |= {"first": first, "dots": new((tiles if facts.scale else 0, batch, heads, length))}
     into |= {"skip_dots": new((tiles if facts.skip == "head" else 0, batch, heads, length))}
-    walks.gradients(facts, segments, operands, starts, ends, into, heads, gates)
+    summed = gates and facts.gate != "varying"
+    d_gate = new((batch, length, heads)) if summed else made[3]
+    with together():
+        starts = hopper_starts(facts, chosen.carry, segments, operands, start, final, heads)
+        ends = hopper_starts(facts, chosen.later_carry, segments, operands, ending, first, heads)
+        walks.gradients(facts, segments, operands, starts, ends, into, heads, gates)
+        if gates:
+            walks.gates(facts, into, d_gate, made[4])
     gathered(made, into["d_query"], into["d_key"], into["d_value"])
-    if gates:
-        varying = facts.gate == "varying"
-        d_gate = made[3] if varying else new((batch, length, heads))
-        walks.gates(facts, into, d_gate, made[4])
-        if not varying:
-            made[3].copy_(d_gate.sum((0, 1)))
+    if summed:
+        made[3].copy_(d_gate.sum((0, 1)))
     if facts.scale:
         _summed(into["dots"], made[5])
     if facts.skip == "head":

@@ -11,7 +11,7 @@ from ssdc.errors import CallError
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.calls import call_of, check, check_rest, facts_of, operands_of, result_tensors
-from ssdc.runtime.kernels.launch import launch
+from ssdc.runtime.kernels.launch import launch, together
 from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, pieces, segment_starts
 
 
@@ -43,7 +43,8 @@ def forward_pass(
     if wanted == "hopper" and not (call.engine and fits(facts)):
         raise CallError("form 'hopper' walks 16-bit operands, in rows of 16 bytes, on Hopper GPUs; use form='auto'")
     chosen = configuration.forward(facts, call, form=wanted) if wanted else tuned.forward(facts, call, query.device)
-    return run_forward(chosen, query, key, value, gate, own, scale, initial, heads, skip)
+    with together():
+        return run_forward(chosen, query, key, value, gate, own, scale, initial, heads, skip)
 
 
 def run_forward(

@@ -6,9 +6,13 @@ elements are copied first (`fitting`).
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -63,6 +67,17 @@ _compiled: dict[tuple[Any, ...], Any] = {}
 CALLS = 4096
 """Calls whose compiled kernels are remembered."""
 
+Later = tuple[Any, int, Sequence[Any], int, int]
+"""The arguments of `start`."""
+
+
+class _Local(threading.local):
+    later: list[Later] | None = None
+    """Launches of this thread that wait for the end of a `together`."""
+
+
+_local = _Local()
+
 
 def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, stages: int = 1) -> None:
     """Launch a jitted function, on the device of its tensors.
@@ -81,7 +96,10 @@ def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, st
         for x in arguments
     ]
     call = (function, warps, stages, device.index, *traits)
-    known = _compiled.get(call)
+    known, later = _compiled.get(call), _local.later
+    if later is not None and (later or (known is None and not interpreted())):
+        later.append((function, programs, arguments, warps, stages))
+        return
     if known is not None:
         known[(programs, 1, 1)](*arguments)
         return
@@ -90,6 +108,36 @@ def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, st
         if len(_compiled) >= CALLS:
             _compiled.clear()
         _compiled[call] = made
+
+
+class together:
+    """Launches within it that need a kernel not compiled yet, and those after them, wait for its end: all of their
+    kernels are compiled first, side by side. Nothing within it may use their results otherwise."""
+
+    def __enter__(self) -> None:
+        self.later: list[Later] | None = None
+        if _local.later is None:  # one within another adds to that
+            self.later = _local.later = []
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if self.later is None:
+            return
+        _local.later = None
+        if error is None:
+            if len(self.later) > 1:
+                _compile(self.later)
+            for launched in self.later:
+                start(*launched)
+
+
+def _compile(wanted: Sequence[Later]) -> None:
+    """Compile the kernels of launches, a thread each. What fails to compile is left for its launch to tell."""
+    device = next(x.device for x in wanted[0][2] if isinstance(x, Tensor))
+    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    mode = importlib.import_module("triton").AsyncCompileMode
+    with on_device, ThreadPoolExecutor(len(wanted)) as threads, mode(threads, ignore_errors=True):
+        for function, programs, arguments, warps, stages in wanted:
+            function.warmup(*arguments, grid=(programs,), num_warps=warps, num_stages=stages, enable_fp_fusion=True)
 
 
 def fitting(x: Tensor) -> Tensor:

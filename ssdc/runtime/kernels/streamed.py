@@ -25,7 +25,7 @@ from ssdc.codegen.triton.facts import Facts
 from ssdc.runtime.blocks import decay, floored
 from ssdc.runtime.kernels.calls import by_head, check, facts_of, gathered, gradient_tensors, kind_of, operands_of
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
-from ssdc.runtime.kernels.launch import fitting, launch
+from ssdc.runtime.kernels.launch import fitting, launch, together
 
 
 def streamed(
@@ -164,19 +164,20 @@ def _gradients(
     written, pairs = partial(writers, lanes, span), partial(readers, lanes, blocks, numbers[2])
     scales = partial(chosen.values.outers if facts.scale else 0, batch, span, heads)
     earlier, later = lanes * blocks, lanes * (blocks + past)
-    for kernel, programs, into, sums in (
-        (chosen.queries, earlier, d_query, read),
-        (chosen.keys, later, d_key, written),
-        (chosen.values, later, d_value, read),
-    ):
-        launch(kernel, programs * kernel.outers, operands, heads, into, scales, sums, mine, pairs, *numbers)
+    constant = gate is not None and gate.ndim == 1
+    d_gate = partial(batch, span, heads) if constant and gates else made[3]
+    with together():
+        for kernel, programs, into, sums in (
+            (chosen.queries, earlier, d_query, read),
+            (chosen.keys, later, d_key, written),
+            (chosen.values, later, d_value, read),
+        ):
+            launch(kernel, programs * kernel.outers, operands, heads, into, scales, sums, mine, pairs, *numbers)
+        if chosen.gates:
+            launch(chosen.gates, later, {}, heads, d_gate, made[4], read, mine, written, pairs, *numbers)
     gathered(made, d_query, d_key, d_value)
-    if chosen.gates:
-        constant = gate is not None and gate.ndim == 1
-        d_gate = partial(batch, span, heads) if constant else made[3]
-        launch(chosen.gates, later, {}, heads, d_gate, made[4], read, mine, written, pairs, *numbers)
-        if constant:
-            made[3].copy_(d_gate.sum((0, 1)))
+    if chosen.gates and constant:
+        made[3].copy_(d_gate.sum((0, 1)))
     if scale is not None:
         made[5].copy_(scales[0] if scales.shape[0] == 1 else scales.sum(0))
     return made
