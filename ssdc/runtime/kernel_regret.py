@@ -19,6 +19,7 @@ from ssdc.codegen.triton.facts import Facts
 from ssdc.plan.candidate import Candidate, Mode
 from ssdc.plan.hardware import Hardware
 from ssdc.runtime.kernels.backward import backward_pass
+from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.forward import run_forward
 from ssdc.runtime.kernels.launch import processors
 from ssdc.runtime.kernels.walks import readable
@@ -115,14 +116,15 @@ def _operands(shape: Shape, device: str) -> dict[str, Tensor]:
 
 
 def _seconds(chosen: Forward, shape: Shape, mode: Mode, given: dict[str, Tensor]) -> float:
-    query, key, value, gate = (given[name] for name in ("query", "key", "value", "gate"))
+    query, key, value, gate, grad = (given[name] for name in ("query", "key", "value", "gate", "grad"))
+    operands = Given(query, key, value, gate, None, None, None, shape.heads, False, 0)
 
     def forward() -> None:
-        run_forward(chosen, query, key, value, gate, None, None, None, shape.heads)
+        run_forward(chosen, operands)
 
     def both() -> None:
         forward()
-        backward_pass(given["grad"], None, query, key, value, gate, None, None, None, shape.heads, False, 0, True)
+        backward_pass(grad, None, operands, True)
 
     call: Callable[[], None] = both if mode == "both" else forward
     do_bench = importlib.import_module("triton.testing").do_bench

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ssdc.codegen.triton import configuration
-from ssdc.runtime.kernels import calls, walks
+from ssdc.runtime.kernels import walks
+from ssdc.runtime.kernels.calls import Given
 from tests.gpu.test_masked import ALLOWED, LARGE, on_device, run
 from tests.support.hopper import errors, served
 from tests.support.masked import CASES, Case, operands
@@ -50,10 +51,10 @@ def test_large_calls_take_it_and_what_it_cannot_read_goes_elsewhere() -> None:
     lead = (case.batch, case.length, case.heads, 64)
     query, key, value = (torch.zeros(lead, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     gate = torch.zeros(lead[:3], device="cuda")
-    facts = calls.facts_of(query, value, gate, None, False, 0, None, "")
 
     def form(*tensors: torch.Tensor) -> str:
-        return configuration.forward(facts, calls.call_of(case.heads, False, True, *tensors)).form
+        given = Given(*tensors, gate, None, None, None, case.heads, False, 0)
+        return configuration.forward(given.facts, given.call(gradient=True)).form
 
     assert form(query, key, value) == "hopper"
     assert form(*(x[:, :100] for x in (query, key, value))) != "hopper"  # too short to pay

@@ -8,7 +8,8 @@ from unittest.mock import patch
 import torch
 
 from ssdc.codegen.triton import configuration, hopper
-from ssdc.runtime.kernels import calls, walks
+from ssdc.runtime.kernels import walks
+from ssdc.runtime.kernels.calls import OWN, Given
 from ssdc.runtime.kernels.masked import masked
 from tests.support.masked import Case, operands, reference, units
 
@@ -44,7 +45,6 @@ def errors(case: Case, dtype: torch.dtype, segments: int, device: str) -> list[f
 def served(case: Case, dtype: torch.dtype, device: str) -> bool:
     """Whether the walks do a case: the copy engine reads its operands, and the maps are not those of tiles."""
     given = [None if x is None else x.to(device) for x in operands(case, dtype)]
-    query, key, value, gate, _, scale, _, skip = given
-    assert query is not None and key is not None and value is not None
-    facts = calls.facts_of(query, value, gate, scale, case.strict, calls.OWN.index(case.own), skip, case.maps)
-    return hopper.fits(facts) and walks.readable(query, key, value)
+    *first, skip = given
+    call = Given(*first, case.heads, case.strict, OWN.index(case.own), skip, case.maps)  # type: ignore[arg-type]
+    return hopper.fits(call.facts) and call.call(gradient=True).engine

@@ -17,6 +17,7 @@ pytest.importorskip("triton")
 
 from ssdc.codegen.triton.facts import Facts
 from ssdc.codegen.triton.hopper import Gates, Role, Walk, fits, source
+from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.kernels.walks import cut
 from tests.support import gluon
@@ -56,7 +57,7 @@ def walked(length: int = 200) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, length, 2, 64, generator=generator).bfloat16() for _ in range(3))
     gate = -torch.rand(1, length, 2, generator=generator)
-    return forward_pass(query, key, value, gate, None, None, None, 2, False, 0, form="hopper")[0]
+    return forward_pass(Given(query, key, value, gate, None, None, None, 2, False, 0), "hopper")[0]
 
 
 FAULTS = {

@@ -19,6 +19,7 @@ from triton.compiler import CompilationError
 from ssdc.codegen.triton import configuration
 from ssdc.runtime.kernels import launch, walks
 from ssdc.runtime.kernels.backward import backward_pass
+from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.loader import load
 
@@ -87,7 +88,7 @@ def operands(
 
 
 def forward(given: tuple[Tensor, ...], form: str) -> tuple[Tensor, ...]:
-    return forward_pass(*given, None, None, None, given[0].shape[2], False, 0, form=form)
+    return forward_pass(Given(*given, None, None, None, given[0].shape[2], False, 0), form)
 
 
 @pytest.mark.parametrize("form", ["walk", "hopper"])
@@ -147,7 +148,8 @@ def test_kernels_of_a_call_are_compiled_side_by_side_and_start_in_order(
 
     def backward() -> Handed:
         begin = len(handed)
-        results.append(backward_pass(given[2], None, *given, None, None, None, size[2], False, 0, True))
+        call = Given(*given, None, None, None, size[2], False, 0)
+        results.append(backward_pass(given[2], None, call, True))
         return handed[begin:]
 
     first, again = backward(), backward()

@@ -14,7 +14,7 @@ from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.hopper import CHUNK, padded
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import walks
-from ssdc.runtime.kernels.calls import by_head, call_of, facts_of, gathered, gradient_tensors, operands_of
+from ssdc.runtime.kernels.calls import Given, by_head, gathered
 from ssdc.runtime.kernels.launch import launch, together
 from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, segment_starts
 
@@ -22,38 +22,26 @@ from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, segment_s
 def backward_pass(
     grad: Tensor,
     grad_final: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    initial: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
+    given: Given,
     gates: bool,
-    skip: Tensor | None = None,
-    maps: str = "",
     output: Tensor | None = None,
     sums: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, gate, own, scale, initial state and skip; without elements where none is due.
 
     A norm needs the output and row sums of the forward pass."""
-    batch, length, _, states = query.shape
-    columns = value.shape[-1]
-    made = gradient_tensors(query, key, value, gate, own, scale, initial, gates, skip)
+    (batch, length, _, states), columns = given.query.shape, given.value.shape[-1]
+    gate, initial, skip, heads = given.gate, given.initial, given.skip, given.heads
+    made = given.gradients(gates)
     if grad.numel() == 0 or states * heads == 0:
         for x in made:
             x.zero_()
         if initial is not None and grad_final is not None:
             made[6].copy_(grad_final)
         return made
-    facts = facts_of(query, value, gate, scale, strict, kind, skip, maps)
-    call = call_of(heads, initial is not None, grad_final is not None, query, key, value, grad)
-    chosen = tuned.backward(facts, call, gates, query.device)
-    operands = operands_of(query=query, key=key, value=value, gate=gate, own=own, scale=scale, skip=skip, grad=grad)
+    facts, call = given.facts, given.call(grad_final is not None, grad)
+    chosen = tuned.backward(facts, call, gates, grad.device)
+    operands = given.operands(grad=grad)
     start = None if initial is None else initial.float().contiguous()
     if output is not None and sums is not None:
         operands |= _rows(configuration.rows(facts), operands, output, sums, length, heads)
@@ -61,7 +49,7 @@ def backward_pass(
     if chosen.form == "hopper":
         _walk_back(chosen, facts, operands, start, ending, made, heads, gates)
         return made
-    final = value.new_empty((batch, heads, states, facts.pitch), dtype=torch.float32)
+    final = grad.new_empty((batch, heads, states, facts.pitch), dtype=torch.float32)
     with together():
         starts = segment_starts(chosen.sums, chosen.carry, chosen.segments, operands, start, final, heads, length)
         chunks = chunk_states(chosen.states, chosen.segments, operands, starts, final, heads, length)
@@ -114,9 +102,9 @@ def backward_pass(
             made[3].copy_(d_gate.sum((0, 1, 3)))
         else:
             _summed(d_gate, made[3])
-        if own is not None:
+        if given.own is not None:
             _summed(d_own, made[4])
-    if scale is not None:
+    if given.scale is not None:
         _summed(d_scale, made[5])
     if skip is not None:
         made[7].copy_(d_skip.sum(0))

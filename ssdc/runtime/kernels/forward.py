@@ -10,63 +10,37 @@ from ssdc.codegen.triton.hopper import fits
 from ssdc.errors import CallError
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import walks
-from ssdc.runtime.kernels.calls import call_of, check, check_rest, facts_of, operands_of, result_tensors
+from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.launch import launch, together
 from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, pieces, segment_starts
 
 
-def forward_pass(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    initial: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    skip: Tensor | None = None,
-    maps: str = "",
-    form: str = "",
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward_pass(given: Given, form: str = "") -> tuple[Tensor, Tensor, Tensor]:
     """Output, last state, and row sums [b, h, t] (of a norm), by the kernels that the cost rule chooses (in this form,
     where one is given)."""
-    check(query, key, value, gate, own, scale, heads)
-    check_rest(query, key, value, initial, heads, skip, maps)
-    facts = facts_of(query, value, gate, scale, strict, kind, skip, maps)
-    call = call_of(heads, initial is not None, True, query, key, value)
+    given.check()
+    facts, call = given.facts, given.call(True)
     if form not in configuration.FORMS:
         known = ", ".join(name for name in configuration.FORMS if name)
         raise ValueError(f"there is no form {form!r}; forms are {known}")
     wanted = configuration.FORMS[form]
     if wanted == "hopper" and not (call.engine and fits(facts)):
         raise CallError("form 'hopper' walks 16-bit operands, in rows of 16 bytes, on Hopper GPUs; use form='auto'")
-    chosen = configuration.forward(facts, call, form=wanted) if wanted else tuned.forward(facts, call, query.device)
+    device = given.query.device
+    chosen = configuration.forward(facts, call, form=wanted) if wanted else tuned.forward(facts, call, device)
     with together():
-        return run_forward(chosen, query, key, value, gate, own, scale, initial, heads, skip)
+        return run_forward(chosen, given)
 
 
-def run_forward(
-    chosen: Forward,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    initial: Tensor | None,
-    heads: int,
-    skip: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def run_forward(chosen: Forward, given: Given) -> tuple[Tensor, Tensor, Tensor]:
     """The kernels of a configuration, in order."""
-    batch, length = query.shape[:2]
-    columns, facts = value.shape[-1], chosen.outputs.facts
-    y, final, sums = result_tensors(query, value, heads, facts.norm is not None)
+    initial, heads, facts = given.initial, given.heads, chosen.outputs.facts
+    (batch, length), columns = given.query.shape[:2], given.value.shape[-1]
+    y, final, sums = given.results()
     row: tuple[Tensor, ...] = () if facts.norm is None else (sums,)
     if y.numel() == 0 or final.numel() == 0:
         return y, final.zero_() if initial is None else final.copy_(initial), sums
-    operands = operands_of(query=query, key=key, value=value, gate=gate, own=own, scale=scale, skip=skip)
+    operands = given.operands()
     start = None if initial is None else initial.float().contiguous()
     if chosen.form == "hopper":
         segments = walks.cut(length, chosen.segments)[1]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ssdc.codegen.triton.maps import normed
 from ssdc.runtime.kernels.backward import backward_pass
-from ssdc.runtime.kernels.calls import gradient_tensors, kind_of, result_tensors
+from ssdc.runtime.kernels.calls import Given, kind_of
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
 from ssdc.runtime.kernels.forward import forward_pass
 
@@ -49,64 +49,68 @@ def masked(
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
     refuse_tangents(query, key, value, gate, scale, initial, skip)
-    kind = kind_of(own)
-    given = (query, key, value, gate, None if isinstance(own, str) else own, scale, initial)
-    if plain((*given, skip)):
-        run: Callable[..., tuple[Tensor, ...]] = _Masked.apply if learns(*given, skip) else forward_pass
-        y, final, _ = run(*given, heads, strict, kind, skip, maps, form)
-    else:
-        y, final, _ = torch.ops.ssdc.masked(*given, heads, strict, kind, skip, maps, form)
+    reader = None if isinstance(own, str) else own
+    given = Given(query, key, value, gate, reader, scale, initial, heads, strict, kind_of(own), skip, maps)
+    tensors = (*given[:7], skip)
+    run: Callable[..., tuple[Tensor, ...]] = _Masked.apply if learns(*tensors) else _forward
+    y, final, _ = (run if plain(tensors) else torch.ops.ssdc.masked)(*given, form)
     return y, final
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
 
-_INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? gate, Tensor? own, Tensor? scale"
-_REST = 'Tensor? skip=None, str maps=""'
+_GIVEN = (
+    "Tensor query, Tensor key, Tensor value, Tensor? gate, Tensor? own, Tensor? scale, Tensor? initial, int heads, "
+    "bool strict, int kind, Tensor? skip"
+)
+COUNT = len(Given._fields)
+
+
+def _forward(*arguments: Any) -> tuple[Tensor, ...]:
+    """What `Given` holds, and a form."""
+    return forward_pass(Given(*arguments[:COUNT]), *arguments[COUNT:])
 
 
 _masked = torch.library.custom_op(
     "ssdc::masked",
-    forward_pass,
+    _forward,
     mutates_args=(),
-    schema=f"({_INPUTS}, Tensor? initial, int heads, bool strict, int kind, "
-    f'{_REST}, str form="") -> (Tensor, Tensor, Tensor)',
+    schema=f'({_GIVEN}=None, str maps="", str form="") -> (Tensor, Tensor, Tensor)',
 )
 
 
 @_masked.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    heads, maps = rest[4], rest[8] if len(rest) > 8 else ""
-    return result_tensors(query, value, heads, normed(maps))
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    return Given(*arguments[:COUNT]).results()
 
 
 # ---- backward --------------------------------------------------------------------------------------------------------
 
 
+def _backward(grad: Tensor, grad_final: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    """What `Given` holds, whether gates learn, and the output and row sums of a norm."""
+    return backward_pass(grad, grad_final, Given(*arguments[:COUNT]), *arguments[COUNT:])
+
+
 _masked_backward = torch.library.custom_op(
     "ssdc::masked_backward",
-    backward_pass,
+    _backward,
     mutates_args=(),
-    schema=f"(Tensor grad, Tensor grad_final, {_INPUTS}, Tensor? initial, int heads, bool strict, int kind, "
-    f"bool gates, {_REST}, Tensor? output=None, Tensor? sums=None) -> ({', '.join(['Tensor'] * 8)})",
+    schema=f"(Tensor grad, Tensor grad_final, {_GIVEN}, str maps, bool gates, Tensor? output=None, Tensor? sums=None)"
+    f" -> ({', '.join(['Tensor'] * 8)})",
 )
 
 
 @_masked_backward.register_fake
-def _(grad: Tensor, grad_final: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    query, key, value, gate, own, scale, initial, _, _, _, gates, *more = rest
-    return gradient_tensors(query, key, value, gate, own, scale, initial, gates, more[0] if more else None)
+def _(grad: Tensor, grad_final: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return Given(*arguments[:COUNT]).gradients(arguments[COUNT])
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.heads, ctx.strict, ctx.kind, skip, ctx.maps, _ = inputs
-    y, _, sums = output
-    norm = normed(ctx.maps)
-    ctx.save_for_backward(*tensors, skip, y if norm else None, sums if norm else None)
-
-
-def _backward(ctx: Any, grad: Tensor, grad_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(ctx, torch.ops.ssdc.masked_backward, grad, grad_final)
+    given, (y, _, sums) = Given(*inputs[:COUNT]), output
+    ctx.rest, ctx.maps = given[7:10], given.maps
+    row = (y, sums) if normed(given.maps) else (None, None)
+    ctx.save_for_backward(*given[:7], given.skip, *row)
 
 
 def _gradients(
@@ -116,12 +120,15 @@ def _gradients(
     *tensors, skip, y, sums = ctx.saved_tensors
     given = len(ctx.needs_input_grad)  # torch leaves out the last arguments that are as by default
     needs = (*ctx.needs_input_grad, False, False, False)
-    found = run(grad, grad_final, *tensors, ctx.heads, ctx.strict, ctx.kind, any(needs[3:5]), skip, ctx.maps, y, sums)
+    found = run(grad, grad_final, *tensors, *ctx.rest, skip, ctx.maps, any(needs[3:5]), y, sums)
     wanted = [None if x is None or not need else g for x, need, g in zip(tensors, needs, found, strict=False)]
     return (*wanted, None, None, None, found[7] if needs[10] else None, None, None)[:given]
 
 
-_masked.register_autograd(_backward, setup_context=_context)
+_masked.register_autograd(
+    lambda ctx, grad, grad_final, _: _gradients(ctx, torch.ops.ssdc.masked_backward, grad, grad_final),
+    setup_context=_context,
+)
 
 
 class _Masked(torch.autograd.Function):
@@ -130,7 +137,7 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        found = forward_pass(*inputs)
+        found = _forward(*inputs)
         _context(ctx, inputs, found)
         ctx.mark_non_differentiable(found[2])
         return found
@@ -142,5 +149,5 @@ class _Masked(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         if grad is None:
             value: Tensor = ctx.saved_tensors[2]
-            grad = value.new_zeros((*value.shape[:2], ctx.heads, value.shape[3]))
-        return _gradients(ctx, backward_pass, grad, grad_final)
+            grad = value.new_zeros((*value.shape[:2], ctx.rest[0], value.shape[3]))
+        return _gradients(ctx, _backward, grad, grad_final)

@@ -14,18 +14,17 @@ atomics: two runs give the same bits, and a CUDA graph can hold them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssdc.codegen.triton import streamed as rule
-from ssdc.codegen.triton.facts import Facts
 from ssdc.runtime.blocks import decay, floored
-from ssdc.runtime.kernels.calls import by_head, check, facts_of, gathered, gradient_tensors, kind_of, operands_of
+from ssdc.runtime.kernels.calls import Given, by_head, gathered, kind_of
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
-from ssdc.runtime.kernels.launch import fitting, launch, together
+from ssdc.runtime.kernels.launch import launch, together
 
 
 def streamed(
@@ -44,116 +43,94 @@ def streamed(
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """
     refuse_tangents(query, key, value, gate, scale)
-    kind = kind_of(own)
-    given = (query, key, value, gate, None if isinstance(own, str) else own, scale)
-    if plain(given):
-        run: Callable[..., Tensor] = _Streamed.apply if learns(*given) else _forward
-        y = run(*given, heads, strict, kind, width)
-    else:
-        y = torch.ops.ssdc.streamed(*given, heads, strict, kind, width)
-    return y
+    reader = None if isinstance(own, str) else own
+    given = (query, key, value, gate, reader, scale, heads, strict, kind_of(own), width)
+    tensors = given[:6]
+    if not plain(tensors):
+        y: Tensor = torch.ops.ssdc.streamed(*given)
+        return y
+    run: Callable[..., Tensor] = _Streamed.apply if learns(*tensors) else _forward
+    return run(*given)
 
 
-def _call(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-) -> tuple[Facts, dict[str, Tensor]]:
-    """The facts of a call, and its operands as kernels take them. Raises ValueError for shapes that do not fit."""
-    check(query, key, value, gate, own, scale, heads, past=True)
-    if own is not None and gate is None:
+def _given(arguments: Sequence[Any]) -> tuple[Given, int | None]:
+    """The operands of a call and its width, from the first arguments of the operators."""
+    query, key, value, gate, own, scale, heads, strict, kind, width, *_ = arguments
+    return Given(query, key, value, gate, own, scale, None, heads, strict, kind), width
+
+
+def _check(given: Given) -> None:
+    """Raises ValueError for shapes that do not fit."""
+    given.check(past=True)
+    if given.own is not None and given.gate is None:
         raise ValueError("a reader has a gate of its own only where there are gates")
-    facts = facts_of(query, value, gate, scale, strict, kind, None, "")
-    return facts, operands_of(query=query, key=key, value=value, gate=gate, own=own, scale=scale)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
 
-_INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? gate, Tensor? own, Tensor? scale"
-_REST = "int heads, bool strict, int kind, int? width"
-
-
-def _forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    width: int | None,
-) -> Tensor:
-    facts, operands = _call(query, key, value, gate, own, scale, heads, strict, kind)
-    batch, length = query.shape[:2]
-    y = value.new_empty((batch, length, heads, value.shape[-1]))
-    if y.numel() == 0 or query.shape[-1] == 0:
-        return y.zero_()
-    kernel = rule.outputs(facts, _banded(query, key, width))
-    blocks, _, numbers = _numbers(query, key, width, kernel.tiles.chunk, heads)
-    launch(kernel, batch * heads * blocks * kernel.outers, operands, heads, *(y,) * 5, *numbers)
-    return y
-
-
-def _numbers(
-    query: Tensor, key: Tensor, width: int | None, chunk: int, heads: int
-) -> tuple[int, int, tuple[int, int, int, int, int, int]]:
-    """The blocks of readers, those of writers before them, and the last arguments of a kernel."""
-    (batch, length), span = query.shape[:2], key.shape[1]
-    blocks, past = -(-length // chunk), -(-(span - length) // chunk)
-    reach = rule.reach(width, chunk, blocks + past)
-    return blocks, past, (length, span - length, reach, span if width is None else width, heads, batch)
-
-
-def _banded(query: Tensor, key: Tensor, width: int | None) -> bool:
-    """Whether a kernel has to look at lags, or at writers from before the first reader."""
-    return key.shape[1] > query.shape[1] or (width is not None and width < key.shape[1])
-
-
-_streamed = torch.library.custom_op(
-    "ssdc::streamed", _forward, mutates_args=(), schema=f"({_INPUTS}, {_REST}) -> Tensor"
+_GIVEN = (
+    "Tensor query, Tensor key, Tensor value, Tensor? gate, Tensor? own, Tensor? scale, int heads, bool strict, "
+    "int kind, int? width"
 )
 
 
+def _forward(*arguments: Any) -> Tensor:
+    given, width = _given(arguments)
+    _check(given)
+    query, heads = given.query, given.heads
+    y = _result(given)
+    if y.numel() == 0 or query.shape[-1] == 0:
+        return y.zero_()
+    kernel = rule.outputs(given.facts, _banded(given, width))
+    blocks, _, numbers = _numbers(given, width, kernel.tiles.chunk)
+    programs = query.shape[0] * heads * blocks * kernel.outers
+    launch(kernel, programs, given.operands(), heads, *(y,) * 5, *numbers)
+    return y
+
+
+def _result(given: Given) -> Tensor:
+    """A new tensor for the output."""
+    return given.value.new_empty((*given.query.shape[:2], given.heads, given.value.shape[-1]))
+
+
+def _numbers(given: Given, width: int | None, chunk: int) -> tuple[int, int, tuple[int, int, int, int, int, int]]:
+    """The blocks of readers, those of writers before them, and the last arguments of a kernel."""
+    (batch, length), span = given.query.shape[:2], given.key.shape[1]
+    blocks, past = -(-length // chunk), -(-(span - length) // chunk)
+    reach = rule.reach(width, chunk, blocks + past)
+    return blocks, past, (length, span - length, reach, span if width is None else width, given.heads, batch)
+
+
+def _banded(given: Given, width: int | None) -> bool:
+    """Whether a kernel has to look at lags, or at writers from before the first reader."""
+    span = given.key.shape[1]
+    return span > given.query.shape[1] or (width is not None and width < span)
+
+
+_streamed = torch.library.custom_op("ssdc::streamed", _forward, mutates_args=(), schema=f"({_GIVEN}) -> Tensor")
+
+
 @_streamed.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
-    heads = rest[3]
-    return value.new_empty((*query.shape[:2], heads, value.shape[-1]))
+def _(*arguments: Any) -> Tensor:
+    return _result(_given(arguments)[0])
 
 
 # ---- backward --------------------------------------------------------------------------------------------------------
 
 
-def _gradients(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    heads: int,
-    strict: bool,
-    kind: int,
-    width: int | None,
-    gates: bool,
-) -> tuple[Tensor, ...]:
-    """Gradients of query, key, value, gate, own and scale; without elements where none is due."""
-    facts, operands = _call(query, key, value, gate, own, scale, heads, strict, kind)
-    made = _made(query, key, value, gate, own, scale, gates)
+def _gradients(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """Gradients of query, key, value, gate, own and scale; without elements where none is due. The last argument tells
+    whether gates learn."""
+    (given, width), gates = _given(arguments), arguments[-1]
+    _check(given)
+    query, key, gate, scale, heads = given.query, given.key, given.gate, given.scale, given.heads
+    made = given.gradients(gates)[:6]
     if grad.numel() == 0 or query.shape[-1] == 0:
         return tuple(x.zero_() for x in made)
-    operands["grad"] = fitting(grad)
-    chosen = rule.backward(facts, _banded(query, key, width), gates)
+    facts, operands = given.facts, given.operands(grad=grad)
+    chosen = rule.backward(facts, _banded(given, width), gates)
     (batch, length), span = query.shape[:2], key.shape[1]
-    blocks, past, numbers = _numbers(query, key, width, chosen.queries.tiles.chunk, heads)
+    blocks, past, numbers = _numbers(given, width, chosen.queries.tiles.chunk)
     d_query, d_key, d_value = (by_head(into, heads) for into in made[:3])
 
     def partial(*shape: int) -> Tensor:
@@ -183,31 +160,17 @@ def _gradients(
     return made
 
 
-def _made(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate: Tensor | None,
-    own: Tensor | None,
-    scale: Tensor | None,
-    gates: bool,
-) -> tuple[Tensor, ...]:
-    """New tensors for the gradients of a streamed call."""
-    return gradient_tensors(query, key, value, gate, own, scale, None, gates, None)[:6]
-
-
 _streamed_backward = torch.library.custom_op(
     "ssdc::streamed_backward",
     _gradients,
     mutates_args=(),
-    schema=f"(Tensor grad, {_INPUTS}, {_REST}, bool gates) -> ({', '.join(['Tensor'] * 6)})",
+    schema=f"(Tensor grad, {_GIVEN}, bool gates) -> ({', '.join(['Tensor'] * 6)})",
 )
 
 
 @_streamed_backward.register_fake
-def _(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    query, key, value, gate, own, scale, *_, gates = rest
-    return _made(query, key, value, gate, own, scale, gates)
+def _(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return _given(arguments)[0].gradients(arguments[-1])[:6]
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

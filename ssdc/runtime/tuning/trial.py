@@ -21,11 +21,11 @@ from ssdc.codegen.triton.maps import Chain, encoded
 from ssdc.runtime.bench.exact import evaluate, widened
 from ssdc.runtime.bench.times import Clock
 from ssdc.runtime.kernels.backward import backward_pass
-from ssdc.runtime.kernels.calls import NAMES, OWN
+from ssdc.runtime.kernels.calls import NAMES, OWN, Given
 from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.tuned import Choice, Request, session
 
-Given = dict[str, Tensor | None]
+Drawn = dict[str, Tensor | None]
 INPUTS = ("query", "key", "value", "gate", "own", "scale", "initial", "skip")
 BURST = 50
 """ms of calls that one median is taken over."""
@@ -121,7 +121,7 @@ def _timed(case: Case, choices: Sequence[Choice], rounds: int) -> list[float]:
 # ---- operands and calls ----------------------------------------------------------------------------------------------
 
 
-def _operands(case: Case, batch: int, length: int, rate: float = 0.1) -> Given:
+def _operands(case: Case, batch: int, length: int, rate: float = 0.1) -> Drawn:
     """Random operands of a call, the same each time; log gates between -rate and 0."""
     facts, call = case.request.facts, case.request.call
     heads, groups = case.heads, case.heads // call.shared
@@ -165,22 +165,21 @@ def _grads(case: Case, batch: int, length: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _caller(
-    request: Request, given: Given, grads: tuple[Tensor, Tensor | None], heads: int
+    request: Request, given: Drawn, grads: tuple[Tensor, Tensor | None], heads: int
 ) -> Callable[[], tuple[Tensor, ...]]:
     """The pass of a request on operands."""
     facts = request.facts
-    operands = tuple(given[name] for name in INPUTS[:7])
-    fixed = (heads, facts.strict, OWN.index(facts.own))
-    skip, maps = given["skip"], encoded(facts.maps, facts.norm)
-    arguments: tuple[Any, ...] = (*operands, *fixed, skip, maps)
+    maps = encoded(facts.maps, facts.norm)
+    fixed: tuple[Any, ...] = (heads, facts.strict, OWN.index(facts.own), given["skip"], maps)
+    operands = Given(*(given[name] for name in INPUTS[:7]), *fixed)  # type: ignore[arg-type]
     if request.kind == "forward":
-        return lambda: forward_pass(*arguments)
-    more: tuple[Any, ...] = (*grads, *operands, *fixed, request.gates, skip, maps)
+        return lambda: forward_pass(operands)
+    row: tuple[Tensor, ...] = ()
     if facts.norm is not None:
         with session():
-            y, _, sums = forward_pass(*arguments)
-        more = (*more, y, sums)
-    return lambda: backward_pass(*more)
+            y, _, sums = forward_pass(operands)
+        row = (y, sums)
+    return lambda: backward_pass(*grads, operands, request.gates, *row)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ def _checked(case: Case, choice: Choice, length: int, *, every: bool) -> float:
     return max(_units(x, exact[name], magnitude[name], unit) for name, x in mine.items() if x is not None)
 
 
-def _named(request: Request, found: Sequence[Tensor]) -> Given:
+def _named(request: Request, found: Sequence[Tensor]) -> Drawn:
     """Results by name; gradients by that of their operand."""
     names = ("y", "final", "sums") if request.kind == "forward" else INPUTS
     return {name: x if x.numel() else None for name, x in zip(names, found, strict=True)}
@@ -230,10 +229,10 @@ def _only(x: Tensor | None, entries: Sequence[int], lanes: Sequence[int], place:
     return kept
 
 
-def _cut(given: Given, entries: Sequence[int], lanes: Sequence[int], request: Request) -> Given:
+def _cut(given: Drawn, entries: Sequence[int], lanes: Sequence[int], request: Request) -> Drawn:
     """Some batch entries and heads, and the groups that these read."""
     groups = sorted({lane // request.call.shared for lane in lanes})
-    found: Given = {}
+    found: Drawn = {}
     for name, x in given.items():
         if x is None:
             found[name] = None
@@ -248,14 +247,14 @@ def _cut(given: Given, entries: Sequence[int], lanes: Sequence[int], request: Re
 
 def _evaluated(
     request: Request,
-    given: Given,
+    given: Drawn,
     grad: Tensor,
     last: Tensor | None,
     entries: Sequence[int],
     lanes: Sequence[int],
     *,
-    bound: Given | None = None,
-) -> Given:
+    bound: Drawn | None = None,
+) -> Drawn:
     """Results of a pass in float64; given those as `bound`, the sums of their terms' magnitudes."""
     facts, shared = request.facts, request.call.shared
     groups = sorted({lane // shared for lane in lanes})
@@ -287,7 +286,7 @@ def _evaluated(
     sums = y[..., -1].transpose(1, 2)
     if facts.norm is not None:
         y = _divided(y[..., :-1], y[..., -1], facts.norm, None if bound is None else bound["sums"])
-    found: Given = {"y": y.detach(), "final": final.detach(), "sums": sums.detach()}
+    found: Drawn = {"y": y.detach(), "final": final.detach(), "sums": sums.detach()}
     if request.kind == "forward":
         return found
     rows, columns = list(entries), list(lanes)
