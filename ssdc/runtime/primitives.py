@@ -287,8 +287,11 @@ def _check_sum(update: Tensor, initial: Tensor) -> None:
     schema="(Tensor update, Tensor initial, bool reverse) -> Tensor",
 )
 def _running_sum(update: Tensor, initial: Tensor, reverse: bool) -> Tensor:
-    """The sequential definition; in reverse, h[i] = h[i+1] + update[i] with h[T] = initial."""
+    """In reverse, h[i] = h[i+1] + update[i] with h[T] = initial."""
     _check_sum(update, initial)
+    if initial.numel() < SUMMED_STATE:
+        sums = update.flip(0).cumsum(0).flip(0) if reverse else update.cumsum(0)
+        return (initial + sums).contiguous()
     states = update.new_empty(update.shape)
     state = initial
     for low in range(0, update.shape[0], 1024):  # views are made for so many steps at a time

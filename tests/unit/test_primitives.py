@@ -410,9 +410,13 @@ def test_large_states_are_added_step_by_step_on_a_cpu(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("steps", [1, 9, 1100])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_running_sum_opcheck(steps: int, reverse: bool) -> None:
+def test_running_sum_opcheck(steps: int, reverse: bool, summing: None) -> None:
     operands = random(2, 3, steps, grad=True).permute(2, 1, 0), random(3, 2, grad=True)
     torch.library.opcheck(torch.ops.ssdc.running_sum.default, (*operands, reverse))
+    rows = [x.detach() for x in operands[0].unbind(0)]
+    after = [rows[k:] if reverse else rows[: k + 1] for k in range(steps)]
+    expected = torch.stack([operands[1].detach() + sum(some) for some in after])
+    torch.testing.assert_close(torch.ops.ssdc.running_sum(*operands, reverse), expected)
 
 
 @pytest.mark.parametrize("strict", [False, True])
