@@ -410,6 +410,11 @@ class _Operands:
         part = x if x.shape[0] == 1 else x[low:high]
         return part.expand(high - low, *self.batch, *own).reshape(high - low, self.lanes, *own)
 
+    def rows(self, x: Tensor, low: int, high: int, dims: int = 1) -> Tensor:
+        """The same of an operand whose rows are read many times each: neighbours in a row lie beside each other."""
+        part = self.cut(x, low, high, dims)
+        return part if part.stride(-1) == 1 else part.contiguous()
+
     def readers(self, low: int, high: int) -> Tensor:
         """[steps, lanes, M, N]: what multiplies a state to give an output; the reader gate is part of it."""
         query = self.cut(self.query, low, high, 2)
@@ -417,7 +422,7 @@ class _Operands:
 
     def advance(self, low: int, high: int, states: Tensor) -> None:
         """Fill states[1:] with those after steps low to high, from states[0], the one before."""
-        key, value = self.cut(self.key, low, high, 1), self.cut(self.value, low, high, 1)
+        key, value = self.rows(self.key, low, high), self.rows(self.value, low, high)
         torch.mul(key[..., :, None], value[..., None, :], out=states[1 : high - low + 1])
         rows = states[: high - low + 1].unbind(0)
         for i, gate in enumerate(self.cut(self.gate, low, high, 1)[..., None].unbind(0)):
@@ -508,8 +513,8 @@ class _Gradients:
         Returns the adjoint of the state before `low`.
         """
         o, steps = self.operands, high - low
-        query, key, value = o.readers(low, high), o.cut(o.key, low, high, 1), o.cut(o.value, low, high, 1)
-        arriving = o.cut(grad_output, low, high, 2)
+        query, key, value = o.readers(low, high), o.rows(o.key, low, high), o.rows(o.value, low, high)
+        arriving = o.rows(grad_output, low, high, 2)
         adjoints = self.adjoints[: steps + 1]
         reads = slice(0, steps) if strict else slice(1, steps + 1)
         outer = torch.mul if query.shape[2] == 1 else torch.bmm  # M = 1: four times as fast as a product over one term
