@@ -116,16 +116,17 @@ def measure(
     patience: float = 0.5,
 ) -> Iterator[Cell]:
     """The cells of a layer's contractions for one call. A candidate that takes more than `patience` seconds is run no
-    more than twice, and a contraction whose cheapest is predicted to take four times as long is left out."""
+    more than twice, one predicted to take four times as long not at all, and a contraction whose cheapest is predicted
+    to take twice as long is left out."""
     planned = plan(graph, sizes, hardware=hardware, mode=mode)
     for place, node in enumerate(graph.contractions):
         choice = planned.choices[node.name]
         offered = [c for c in (choice.chosen, *choice.rivals) if c.order not in ASKED_ONLY]
         offered.sort(key=lambda candidate: candidate.cost.seconds)
-        most = max(patience / 10, FAR * offered[0].cost.seconds)
+        most = min(max(patience / 10, FAR * offered[0].cost.seconds), 4 * patience)
         fair = [c for c in offered if c.cost.seconds <= most and c.cost.workspace <= hardware.memory / 2]
         calls = [_call(graph, planned, choice, candidate, place, mode, device) for candidate in fair]
-        if not fair or offered[0].cost.seconds > 4 * patience or any(call is None for call in calls):
+        if not fair or offered[0].cost.seconds > 2 * patience or any(call is None for call in calls):
             continue
         seconds = _alternating([call for call in calls if call is not None], device, patience)
         found = dict(zip(map(id, fair), seconds, strict=True))
