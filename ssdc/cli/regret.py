@@ -97,8 +97,8 @@ def _programs(files: Iterable[Path], quick: bool, processors: int) -> Iterator[C
     machine = profile("cpu").limited(processors)
     for file in files:
         source = read(file)
+        layer = find_layer(pipeline.parse(source), None)
         for heads, width, batch, length in QUICK if quick else FULL:
-            layer = find_layer(pipeline.parse(source), None)
             free = {one.name: heads if one.name == "H" else width for one in layer.sizes if one.default is None}
             checked = _checked(source, layer.name, free)
             if checked is None:

@@ -143,13 +143,14 @@ def _multiplied(
 
 def alike(left: Sequence[str], right: Sequence[str], memory: Sequence[str], sizes: Mapping[str, int]) -> int:
     """Neighbours in memory in which each of two operands has one entry or neighbours, too: a row of a loop."""
-    row, kinds = 1, None
+    row, before = 1, None
     places = [[axis for axis in one if sizes[axis] > 1] for one in (left, right)]
     for axis in reversed([axis for axis in memory if sizes[axis] > 1]):
         found = tuple(bool(one) and one[-1] == axis if axis in one else None for one in places)
-        if False in found or (kinds is not None and tuple(kind is None for kind in found) != kinds):
+        single = tuple(neighbours is None for neighbours in found)
+        if False in found or before not in (None, single):
             return row
-        kinds = tuple(kind is None for kind in found)
+        before = single
         for one in places:
             if one and one[-1] == axis:
                 one.pop()

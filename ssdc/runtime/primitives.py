@@ -213,16 +213,20 @@ def _totals(gate: Tensor, first: Tensor | None, update: Tensor, reverse: bool) -
     return product, total
 
 
-def _loop(gate: Tensor, first: Tensor | None, update: Tensor, start: Tensor, out: Tensor, reverse: bool) -> None:
+def _loop(gate: Tensor | None, first: Tensor | None, update: Tensor, start: Tensor, out: Tensor, reverse: bool) -> None:
     """The sequential definition, time in dim 0 of all but `start`. Views are made for 1024 steps at a time."""
     steps = out.shape[0]
     state = start
     for low in range(0, steps, 1024):
         part = slice(max(0, steps - low - 1024), steps - low) if reverse else slice(low, low + 1024)
-        gates, updates, states = gate[part].unbind(0), update[part].unbind(0), out[part].unbind(0)
+        updates, states = update[part].unbind(0), out[part].unbind(0)
+        gates = None if gate is None else gate[part].unbind(0)
         firsts = None if first is None else first[part].unbind(0)
         for i in reversed(range(len(states))) if reverse else range(len(states)):
-            _step(gates[i], None if firsts is None else firsts[i], updates[i], state, states[i])
+            if gates is None:
+                torch.add(updates[i], state, out=states[i])
+            else:
+                _step(gates[i], None if firsts is None else firsts[i], updates[i], state, states[i])
             state = states[i]
 
 
@@ -293,13 +297,7 @@ def _running_sum(update: Tensor, initial: Tensor, reverse: bool) -> Tensor:
         sums = update.flip(0).cumsum(0).flip(0) if reverse else update.cumsum(0)
         return (initial + sums).contiguous()
     states = update.new_empty(update.shape)
-    state = initial
-    for low in range(0, update.shape[0], 1024):  # views are made for so many steps at a time
-        high = update.shape[0] - low
-        part = slice(max(0, high - 1024), high) if reverse else slice(low, low + 1024)
-        rows = list(zip(update[part].unbind(0), states[part].unbind(0), strict=True))
-        for row, out in reversed(rows) if reverse else rows:
-            state = torch.add(row, state, out=out)
+    _loop(None, None, update, initial, states, reverse)
     return states
 
 

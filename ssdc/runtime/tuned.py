@@ -70,7 +70,7 @@ def _busy() -> bool:
 def _chosen(request: Request, device: torch.device) -> Choice | None:
     if _sessions:
         return _sessions[-1].answer(request)
-    return _found(request, machine(device))
+    return _lookup(request, device)
 
 
 # ---- sessions: what calls ask, and other answers ---------------------------------------------------------------------
@@ -180,13 +180,9 @@ def _entries() -> dict[str, _Entry]:
     return found
 
 
-def _found(request: Request, where: Mapping[str, str]) -> Choice | None:
-    return _lookup(request, tuple(where.items()))
-
-
 @lru_cache(maxsize=4096)
-def _lookup(request: Request, where: tuple[tuple[str, str], ...]) -> Choice | None:
-    entry = _entries().get(_key(request, dict(where)))
+def _lookup(request: Request, device: torch.device) -> Choice | None:
+    entry = _entries().get(_key(request, machine(device)))
     if entry is None:
         return None
     try:

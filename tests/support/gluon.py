@@ -166,9 +166,10 @@ class Described:
         """Where a tile at these coordinates meets the tensor: there, and in the tile."""
         there, here = [], []
         for first, block, size in zip(map(int, at), self.block_shape, self.base.shape, strict=True):
-            low, high = max(first, 0), max(min(first + block, size), max(first, 0))
-            there.append(slice(min(low, size), high if low < size else min(low, size)))
-            here.append(slice(low - first, low - first + there[-1].stop - there[-1].start))
+            low = min(max(first, 0), size)
+            high = max(min(first + block, size), low)
+            there.append(slice(low, high))
+            here.append(slice(low - first, high - first))
         return tuple(there), tuple(here)
 
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import re
-import subprocess
-import sys
 from math import prod
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,10 +16,10 @@ from ssdc.codegen.render import render
 from ssdc.codegen.triton import maps
 from ssdc.graph.nodes import Apply, Const, Ref
 from ssdc.runtime.loader import load
+from tests.support.interpreted import printed
 from tests.support.masked import CASES
 from tests.support.run_fused import layers
 
-ROOT = Path(__file__).resolve().parents[2]
 ALLOWED, GRADIENT = 16, 1e-5
 """Units of an output (as everywhere), and what a float32 gradient's norm may be off by, relative to it."""
 LENGTH = 97
@@ -36,11 +31,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 @needs_triton
 def test_layers_agree_with_the_reference_in_the_interpreter() -> None:
     """Prefill, continuation, step and gradients of layers of each fused form, and of neighbours that are not fused."""
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.support.run_fused"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
+    found = printed("run_fused")
     assert set(found) == set(layers())
     for name, errors in found.items():
         assert errors.pop("gradients") <= GRADIENT, name

@@ -3,12 +3,7 @@ shared memory they take. A GPU runs them in tests/gpu/test_hopper.py."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,8 +17,8 @@ from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.kernels.walks import cut
 from tests.support import gluon
 from tests.support.cubins import SHARED, usage_of_walk
+from tests.support.interpreted import printed
 
-ROOT = Path(__file__).parents[2]
 ALLOWED = 2
 """Units of u * sum|terms| in bfloat16: one for products that are rounded on their way, one for the result."""
 TWO_RESIDENT = 233_472 // 2 - 1024
@@ -42,12 +37,7 @@ ROLES: tuple[Role, ...] = ("outputs", "queries", "keys", "values", "states", "la
 
 def test_the_walks_agree_with_the_quadratic_form() -> None:
     """Every case that they serve, cut into one to three segments: outputs, states and all gradients."""
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.run_hopper"], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
+    found = printed("run_hopper")
     assert len(found) > 25
     assert {name: errors for name, errors in found.items() if not max(errors) <= ALLOWED} == {}
 

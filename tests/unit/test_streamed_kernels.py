@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +11,10 @@ from ssdc.codegen.triton import streamed as rule
 from ssdc.codegen.triton.facts import Facts
 from ssdc.codegen.triton.text import source
 from ssdc.runtime.kernels.streamed import streamed
+from tests.support.interpreted import printed
 from tests.support.masked import units
 from tests.support.streamed import Case, operands, reference
 
-ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = 16
 SPILL = 96
 """Bytes of local memory a thread, 24 numbers: tiles of 128 columns take up to 32 (Triton 3.9) or 72 (3.6)."""
@@ -32,12 +27,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 def test_interpreted_kernels_agree_with_pairs_of_positions(part: str, least: int) -> None:
     """Every case and gradient in float32: within 16 u sum|terms| of float64, element by element. Prefixes, the
     operator's contracts, a compiled call, and which kernels ran, besides."""
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.run_streamed", part], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
+    found = printed("run_streamed", part)
     assert len(found) >= least
     assert {name: errors for name, errors in found.items() if max(errors) > ALLOWED} == {}
 

@@ -4,11 +4,6 @@ contracts."""
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +13,9 @@ from ssdc.codegen.triton.configuration import Call
 from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
 from ssdc.codegen.triton.text import source
 from ssdc.runtime.kernels import masked as module
+from tests.support.interpreted import printed
 from tests.support.masked import Case, operands, reference, units
 
-ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = 16
 SPILL = 128
 """Bytes of local memory a thread, 32 numbers: `walk` and shared `values` use every register and up to 72 (Triton 3.6)
@@ -33,12 +28,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 @needs_triton
 def test_interpreted_kernels_agree_with_the_quadratic_form() -> None:
     """Every case, form, gradient and step in float32: within 16 u sum|terms| of float64, element by element."""
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.run_masked"], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
+    found = printed("run_masked")
     assert len(found) > 40
     assert {name: errors for name, errors in found.items() if max(errors) > ALLOWED} == {}
 

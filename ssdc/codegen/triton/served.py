@@ -126,7 +126,7 @@ def launch(kernel: AnyKernel) -> Launch:
     """A kernel as an explanation has it."""
     match kernel:
         case Gates():
-            return Launch("hopper gates", CHUNK, kernel.inner, CHUNK, 4, 1, 1)
+            return Launch("hopper gates", CHUNK, kernel.inner, CHUNK, kernel.warps, 1, 1)
         case Walk(role=role, tiles=tiles):
             return Launch(f"hopper {role}", tiles.chunk, tiles.inner, tiles.outer, tiles.warps, tiles.stages, 1)
         case streamed.Streamed(template="streamed", role=role, tiles=tiles):

@@ -86,7 +86,7 @@ def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, st
     that agrees in these with an earlier one starts that one's kernel: Triton's own look-up costs more than the rest of
     a launch. Descriptors of tiles differ to a function in their type alone: the size of a tile is in its text.
     """
-    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    device = _device(arguments)
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):  # Triton launches on the current one
             start(function, programs, arguments, warps, stages)
@@ -103,7 +103,7 @@ def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, st
     if known is not None:
         known[(programs, 1, 1)](*arguments)
         return
-    made = function[(programs,)](*arguments, num_warps=warps, num_stages=stages, enable_fp_fusion=True)
+    made = function[(programs,)](*arguments, **_options(warps, stages))
     if made is not None:  # the interpreter makes nothing
         if len(_compiled) >= CALLS:
             _compiled.clear()
@@ -132,12 +132,22 @@ class together:
 
 def _compile(wanted: Sequence[Later]) -> None:
     """Compile the kernels of launches, a thread each. What fails to compile is left for its launch to tell."""
-    device = next(x.device for x in wanted[0][2] if isinstance(x, Tensor))
+    device = _device(wanted[0][2])
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     mode = importlib.import_module("triton").AsyncCompileMode
     with on_device, ThreadPoolExecutor(len(wanted)) as threads, mode(threads, ignore_errors=True):
         for function, programs, arguments, warps, stages in wanted:
-            function.warmup(*arguments, grid=(programs,), num_warps=warps, num_stages=stages, enable_fp_fusion=True)
+            function.warmup(*arguments, grid=(programs,), **_options(warps, stages))
+
+
+def _device(arguments: Sequence[Any]) -> torch.device:
+    """That of a launch's tensors."""
+    return next(x.device for x in arguments if isinstance(x, Tensor))
+
+
+def _options(warps: int, stages: int) -> dict[str, Any]:
+    """What Triton compiles a kernel with: the same ahead of a launch and at it."""
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
 
 
 def fitting(x: Tensor) -> Tensor:
