@@ -22,6 +22,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-8}
 ALLOWED = {torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
+SUMMED = 7.5
+"""Of 2**20 sums of up to 2**8 float32 numbers each, all err by less than this many units times the root of the count, but
+for one try in a thousand (Higham and Mary 2019, theorem 2.4)."""
 LARGE = (
     Case(length=200, states=64, columns=64),
     Case(length=200, states=128, columns=32, scale=True),
@@ -68,6 +71,9 @@ def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> N
         with patch.object(configuration, "backward", backward):
             torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
         found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, UNIT[dtype])
+        if dtype == torch.float32 and case.initial:  # a state's gradient is one sum over all positions
+            place = 2 + sum(x is not None for x in leaves[:6])
+            found[place] *= ALLOWED[dtype] / max(ALLOWED[dtype], SUMMED * case.length**0.5)
         assert max(found) <= ALLOWED[dtype], (form, segments, found)
 
 
@@ -239,8 +245,8 @@ def test_a_layer_uses_the_kernels(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ["ssd", "retention", "linear_attention", "mlstm", "column", "maps", "norm", "strict"])
 def test_layers_with_their_elementwise_work_in_the_kernels(name: str) -> None:
-    """Float32 parameters and inputs of bfloat16: outputs within the bounds of 16 bits of the reference, gradients close
-    to those in float32."""
+    """Float32 parameters and inputs of bfloat16: outputs within the bounds of 16 bits of the reference, gradients within
+    five roundings to 16 bits, in the norm, of those in float32."""
     source, sizes = layers()[name]
     torch.manual_seed(0)
     layer = ssdc.compile(source, sizes=sizes, device="cuda")
@@ -260,10 +266,10 @@ def test_layers_with_their_elementwise_work_in_the_kernels(name: str) -> None:
     assert max(units([y], [wanted], [magnitude], UNIT[torch.bfloat16])) <= ALLOWED[torch.bfloat16]
     plain = ssdc.compile(source, sizes=sizes, device="cuda", backend="torch")
     plain.load_state_dict(layer.state_dict())
-    found = []
+    found, grad = [], torch.randn_like(y)
     for model, dtype in ((layer, torch.bfloat16), (plain, torch.float32)):
         leaves = {key: x.to(dtype, copy=True).requires_grad_() for key, x in moved.items()}
-        model(**leaves).float().sin().sum().backward()
+        model(**leaves).backward(grad.to(dtype))
         found.append([x.grad.double() for x in (*leaves.values(), *model.parameters()) if x.grad is not None])
     for mine, other in zip(*found, strict=True):
-        assert (mine - other).norm() <= 2e-2 * other.norm()
+        assert (mine - other).norm() <= 5 * UNIT[torch.bfloat16] * other.norm()

@@ -242,11 +242,12 @@ def _quadratic(case, magnitude, query, key, value, gate, own, scale, initial, sk
 
 
 def units(found: list[Tensor], exact: list[Tensor], magnitude: list[Tensor], unit: float) -> list[float]:
-    """The largest error of each tensor over unit * magnitude, to which underflow adds the least normal number;
-    infinite for NaN."""
+    """The largest error of each tensor over unit * magnitude, to which underflow adds the least normal number of
+    float32, or a unit of its type's; infinite for NaN."""
     worst = []
     for x, y, m in zip(found, exact, magnitude, strict=True):
         error = (x.detach().double().cpu() - y).abs()
-        share = error / (unit * m + torch.finfo(torch.float32).tiny)
+        least = max(torch.finfo(torch.float32).tiny, unit * torch.finfo(x.dtype).tiny)  # float16 rounds its subnormals
+        share = error / (unit * m + least)
         worst.append(float(share.nan_to_num(nan=torch.inf).max()) if share.numel() else 0.0)
     return worst

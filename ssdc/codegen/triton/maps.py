@@ -187,9 +187,13 @@ def decoded(text: str) -> tuple[tuple[Chain, Chain, Chain], Chain | None]:
             raise ValueError(f"the maps {text!r} are {len(parts)} chains; three or four are needed")
 
 
-def normed(text: str) -> bool:
-    """Whether outputs are divided by their row sums."""
-    return text.count(";") == 3
+def normed(text: str) -> int:
+    """The columns of row sums beside a state: 1 where outputs are divided by them, else 0.
+
+    >>> normed(";;;>1.0"), normed("")
+    (1, 0)
+    """
+    return int(text.count(";") == 3)
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
