@@ -62,6 +62,16 @@ def backward(facts: Facts, call: Call, gates: bool, device: torch.device) -> Bac
     return found if isinstance(found, Backward) else configuration.backward(facts, call, gates)
 
 
+def listens() -> bool:
+    """Whether a session wants to hear what calls ask."""
+    return bool(_sessions)
+
+
+def kept() -> int:
+    """A number that changes when entries are read anew."""
+    return id(_entries())
+
+
 def _busy() -> bool:
     """Whether anything but the cost rule may have a say."""
     return bool(_sessions) or bool(_entries())

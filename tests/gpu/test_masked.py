@@ -13,6 +13,7 @@ import torch
 
 import ssdc
 from ssdc.codegen.triton import configuration
+from ssdc.runtime.kernels import replay
 from ssdc.runtime.kernels.masked import masked
 from tests.support.launches import recorded
 from tests.support.masked import CASES, Case, operands, reference, units
@@ -75,6 +76,33 @@ def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> N
             place = 2 + sum(x is not None for x in leaves[:6])
             found[place] *= ALLOWED[dtype] / max(ALLOWED[dtype], SUMMED * case.length**0.5)
         assert max(found) <= ALLOWED[dtype], (form, segments, found)
+
+
+@pytest.mark.parametrize("case", (*CASES[::3], *LARGE[::2]), ids=str)
+def test_a_replayed_call_gives_the_bits_of_the_call(case: Case) -> None:
+    for form, segments in (*FORMS, (None, None)):
+        forward = partial(configuration.forward, form=form, segments=segments)
+        backward = partial(configuration.backward, segments=segments, form="parallel" if form else None)
+
+        def turn(seed: int) -> list[torch.Tensor]:
+            leaves = on_device(operands(case, torch.bfloat16, seed))
+            query, key, value, gate, own, scale, initial, skip = leaves
+            ends = "gate" if case.own == "gate" else own
+            given = (query, key, value, gate, ends, scale, initial, case.heads, case.strict, skip, case.maps)
+            y, final = masked(*given)  # type: ignore[arg-type]
+            return [
+                y,
+                final,
+                *torch.autograd.grad((y, final), [x for x in leaves if x is not None], (y + 1, final + 1)),
+            ]
+
+        with patch.object(configuration, "forward", forward), patch.object(configuration, "backward", backward):
+            for seed in range(4):
+                found = turn(seed)
+                with patch.object(replay, "_known", {}):
+                    assert all(map(torch.equal, found, turn(seed)))
+            mine = [script for kind, script in replay._known.items() if forward in kind]
+        assert len(mine) == 2 and all(script is not None and script.steps for script in mine)
 
 
 @pytest.mark.parametrize("columns", [16, 32, 64, 128, 256])

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import CompilationError
 
 from ssdc.codegen.triton import configuration
-from ssdc.runtime.kernels import launch, walks
+from ssdc.runtime.kernels import launch, masked, replay, walks
 from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.forward import forward_pass
@@ -183,3 +183,40 @@ def test_few_calls_are_remembered(handed: Handed, monkeypatch: pytest.MonkeyPatc
     for length in (64, 65, 66, 67):
         forward(operands((1, length, 2, 64)), "walk")
         assert 1 <= len(launch._compiled) <= 2
+
+
+@pytest.mark.parametrize("groups", [2, 1])
+@pytest.mark.parametrize("length", [70, 2048, 8192], ids=["portable", "walks", "segments"])
+def test_a_replayed_pass_hands_over_what_the_pass_does(
+    length: int, groups: int, handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "LARGE", 2**19)
+    monkeypatch.setattr(configuration, "segments_for", lambda *_: 3 if length == 8192 else 1)
+    monkeypatch.setattr(replay, "_known", {})
+    for rule in (configuration.forward, configuration.backward):
+        rule.cache_clear()
+    (query, key, value, gate), shared = operands((1, length, 2, 48)), operands((1, length, groups, 48))
+    arguments = (query, *shared[1:2], value, gate, None, gate + 1, None, 2, False, 0, None, "")
+    passes = (lambda: masked._forward(*arguments, ""), lambda: masked._backward(query * 2, None, *arguments, True))
+
+    def turn() -> list[Any]:
+        begin = len(handed)
+        keep.append([run() for run in passes])
+        mine = {x.data_ptr() for x in arguments if isinstance(x, Tensor)}
+
+        def told(x: Any) -> Any:
+            place = x[0] if isinstance(x, tuple) else x
+            if place in mine or place < 2**32:
+                return x
+            return ("new", *x[1:]) if isinstance(x, tuple) else "new"
+
+        return [(name, programs, [told(x) for x in rest]) for name, programs, rest in handed[begin:]]
+
+    keep: list[Any] = []
+    first, second, third = turn(), turn(), turn()
+    assert all(script is not None and script.steps for script in replay._known.values())
+    assert len(first) >= 5 and first == second == third
+    for mine, other in zip(keep[0], keep[2], strict=True):
+        for x, y in zip(mine, other, strict=True):
+            assert (x.shape, x.stride(), x.dtype) == (y.shape, y.stride(), y.dtype)
+            assert not x.numel() or x.data_ptr() != y.data_ptr()

@@ -10,9 +10,9 @@ import importlib
 import importlib.util
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -71,9 +71,15 @@ Later = tuple[Any, int, Sequence[Any], int, int]
 """The arguments of `start`."""
 
 
+Heard = Callable[[Any, int, Sequence[Any]], None]
+"""What is told of launches: the compiled kernel (none in the interpreter), programs, arguments."""
+
+
 class _Local(threading.local):
     later: list[Later] | None = None
     """Launches of this thread that wait for the end of a `together`."""
+    heard: Heard | None = None
+    """What is told of this thread's launches."""
 
 
 _local = _Local()
@@ -102,12 +108,29 @@ def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, st
         return
     if known is not None:
         known[(programs, 1, 1)](*arguments)
-        return
-    made = function[(programs,)](*arguments, **_options(warps, stages))
-    if made is not None:  # the interpreter makes nothing
+    else:
+        known = function[(programs,)](*arguments, **_options(warps, stages))
         if len(_compiled) >= CALLS:
             _compiled.clear()
-        _compiled[call] = made
+        if known is not None:  # the interpreter makes nothing
+            _compiled[call] = known
+    if _local.heard is not None:
+        _local.heard(known, programs, arguments)
+
+
+@contextmanager
+def hearing(heard: Heard) -> Iterator[None]:
+    """Within it, this thread's launches are told to a function, each once it is started."""
+    _local.heard = heard
+    try:
+        yield
+    finally:
+        _local.heard = None
+
+
+def heard() -> bool:
+    """Whether this thread's launches are told to a function."""
+    return _local.heard is not None
 
 
 class together:

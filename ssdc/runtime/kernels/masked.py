@@ -27,6 +27,7 @@ from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.calls import Given, kind_of
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
 from ssdc.runtime.kernels.forward import forward_pass
+from ssdc.runtime.kernels.replay import replayed
 
 
 def masked(
@@ -66,6 +67,7 @@ _GIVEN = (
 COUNT = len(Given._fields)
 
 
+@replayed
 def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     """What `Given` holds, and a form."""
     return forward_pass(Given(*arguments[:COUNT]), *arguments[COUNT:])
@@ -87,6 +89,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 # ---- backward --------------------------------------------------------------------------------------------------------
 
 
+@replayed
 def _backward(grad: Tensor, grad_final: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     """What `Given` holds, whether gates learn, and the output and row sums of a norm."""
     return backward_pass(grad, grad_final, Given(*arguments[:COUNT]), *arguments[COUNT:])

@@ -25,6 +25,7 @@ from ssdc.runtime.blocks import decay, floored
 from ssdc.runtime.kernels.calls import Given, by_head, gathered, kind_of
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
 from ssdc.runtime.kernels.launch import launch, together
+from ssdc.runtime.kernels.replay import replayed
 
 
 def streamed(
@@ -74,6 +75,7 @@ _GIVEN = (
 )
 
 
+@replayed
 def _forward(*arguments: Any) -> Tensor:
     given, width = _given(arguments)
     _check(given)
@@ -118,6 +120,7 @@ def _(*arguments: Any) -> Tensor:
 # ---- backward --------------------------------------------------------------------------------------------------------
 
 
+@replayed
 def _gradients(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, gate, own and scale; without elements where none is due. The last argument tells
     whether gates learn."""

@@ -1,0 +1,304 @@
+"""Passes done again: `replayed`. What a pass did for one call, it does for the next call like it without asking anew.
+
+What a pass allocates, launches and asks of torch depends on types, sizes and strides, never on numbers, but finding it
+out costs Python several times what doing it costs. So the second call of a kind is taken down: new tensors, launches,
+operations of torch, in order. The third and all others do what is written, and nothing else.
+
+In: passes, functions of tensors and other hashable arguments that give a tensor or a tuple of tensors. Not done here:
+values. A pass that reads one on the host, or a step of which is not understood, is never replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ssdc.codegen.triton import configuration
+from ssdc.runtime import tuned
+from ssdc.runtime.kernels import launch
+
+CALLS = 4096
+"""Kinds of calls that are remembered."""
+
+Pass = TypeVar("Pass", bound=Callable[..., Any])
+Slots = list[Any]
+"""The tensors of a call: its operands, then what its steps made, each until it is of no more use."""
+
+ROOM = frozenset(
+    (
+        torch.ops.aten.empty.memory_format,
+        torch.ops.aten.empty_like.default,
+        torch.ops.aten.new_empty.default,
+    )
+)
+"""The operations that make room."""
+
+
+def replayed(run: Pass) -> Pass:
+    """The pass, replayed from its third call of a kind on."""
+
+    @wraps(run)
+    def call(*arguments: Any) -> Any:
+        given = [x for x in arguments if isinstance(x, Tensor)]
+        kind = _kind(run, arguments, given)
+        if kind is None:
+            return run(*arguments)
+        if kind not in _known:
+            if len(_known) >= CALLS:
+                _known.clear()
+            _known[kind] = None
+            return run(*arguments)
+        script = _known[kind]
+        if script is None:
+            found, _known[kind] = _taken_down(run, arguments, given)
+            return found
+        return script(given) if script.steps else run(*arguments)
+
+    return call  # type: ignore[return-value]
+
+
+def _kind(run: Callable[..., Any], arguments: Sequence[Any], given: Sequence[Tensor]) -> tuple[Any, ...] | None:
+    """What a pass may depend on; none where tensors share memory, or are empty, or a tuning session wants to be asked."""
+    places = {x.data_ptr() for x in given}
+    if tuned.listens() or launch.heard() or len(places) < len(given) or 0 in places:
+        return None
+    traits = [
+        (x.dtype, x.device, x.shape, x.stride(), x.data_ptr() % 16) if isinstance(x, Tensor) else x for x in arguments
+    ]
+    tf32, cast = torch.backends.cuda.matmul.allow_tf32, torch.is_autocast_enabled("cuda")
+    return (run, configuration.forward, configuration.backward, tuned.kept(), tf32, cast, *traits)
+
+
+# ---- scripts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tensor as the steps know it: one in a slot, or a view of it, `offset` elements further."""
+
+    slot: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    whole: bool
+
+    def __call__(self, slots: Slots) -> Tensor:
+        x: Tensor = slots[self.slot]
+        return x if self.whole else x.as_strided(self.shape, self.strides, x.storage_offset() + self.offset)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Room for a new tensor."""
+
+    slot: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def __call__(self, slots: Slots) -> None:
+        slots[self.slot] = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """An operation of torch, which makes a new tensor or none."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    slot: int | None
+
+    def __call__(self, slots: Slots) -> None:
+        arguments = [x(slots) if isinstance(x, _View) else x for x in self.arguments]
+        keywords = {name: x(slots) if isinstance(x, _View) else x for name, x in self.keywords.items()}
+        found = self.function(*arguments, **keywords)
+        if self.slot is not None:
+            slots[self.slot] = found
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A launch: the arguments that are the same every time, and places of those that are not."""
+
+    kernel: Any
+    programs: int
+    arguments: tuple[Any, ...]
+    pointers: tuple[tuple[int, int, int], ...]
+    """Place, slot, bytes from the start of the tensor in it."""
+    tiles: tuple[tuple[int, _View, Any], ...]
+    """Place, tensor, a descriptor of its tiles but for where it lies."""
+
+    def __call__(self, slots: Slots) -> None:
+        arguments = list(self.arguments)
+        for place, slot, offset in self.pointers:
+            arguments[place] = slots[slot].data_ptr() + offset
+        for place, base, like in self.tiles:
+            arguments[place] = descriptor = object.__new__(type(like))
+            descriptor.__dict__.update(like.__dict__, base=base(slots) if base.offset else slots[base.slot])
+        self.kernel[(self.programs, 1, 1)](*arguments)
+
+
+@dataclass(frozen=True)
+class _Leave:
+    """The last step is done that needs some tensors."""
+
+    slots: tuple[int, ...]
+
+    def __call__(self, slots: Slots) -> None:
+        for slot in self.slots:
+            slots[slot] = None
+
+
+Step = _Room | _Operation | _Launch | _Leave
+
+
+@dataclass(frozen=True)
+class _Script:
+    """The steps of a pass, on that many tensors, and what it gives. Without steps, it is not to be replayed."""
+
+    steps: tuple[Step, ...] = ()
+    count: int = 0
+    results: tuple[_View, ...] = ()
+    several: bool = False
+
+    def __call__(self, given: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        slots: Slots = [*given, *[None] * (self.count - len(given))]
+        device = given[0].device
+        other = device.type == "cuda" and device.index != torch.cuda.current_device()
+        with torch.cuda.device(device) if other else nullcontext():
+            for step in self.steps:
+                step(slots)
+        found = tuple(x(slots) for x in self.results)
+        return found if self.several else found[0]
+
+
+_known: dict[tuple[Any, ...], _Script | None] = {}
+"""By kind of call; none after the first."""
+
+
+# ---- taking down -----------------------------------------------------------------------------------------------------
+
+
+def _taken_down(run: Callable[..., Any], arguments: Sequence[Any], given: Sequence[Tensor]) -> tuple[Any, _Script]:
+    """What a pass gives, and its script."""
+    notes = _Notes(given)
+    with launch.hearing(notes.launched), notes:
+        found = run(*arguments)
+    results = found if isinstance(found, tuple) else (found,)
+    views = [notes.view(x) for x in results]
+    if not notes.clear:
+        return found, _Script()
+    wanted = {view.slot for view in views if view is not None}
+    script = _Script(notes.script(wanted), len(notes.tensors), tuple(x for x in views if x), isinstance(found, tuple))
+    return found, script
+
+
+class _Notes(TorchDispatchMode):
+    """The steps of a pass, in order, each with the slots that it reads or fills."""
+
+    def __init__(self, given: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.tensors = list(given)  # kept alive, so that no two share a place in memory
+        self.operands = len(given)
+        self.steps: list[tuple[Step, set[int]]] = []
+        self.clear = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        if isinstance(found, Tensor) and self._slot(found) is None:
+            self._made(func, args, kwargs, found)
+        elif func._schema.is_mutable:
+            self._did(func, args, kwargs, None)
+        else:
+            views = found if isinstance(found, (list, tuple)) else (found,)
+            self.clear &= all(isinstance(x, Tensor) and self._slot(x) is not None for x in views)
+        return found
+
+    def launched(self, kernel: Any, programs: int, arguments: Sequence[Any]) -> None:
+        """A launch of a compiled kernel; the interpreter has none."""
+        if kernel is None:
+            self.clear = False
+        pointers, tiles, used, kept = [], [], set(), list(arguments)
+        for place, x in enumerate(arguments):
+            if type(x) is int:
+                continue
+            kept[place] = 0
+            if isinstance(x, Tensor) and x.numel() == 0:
+                continue
+            view = self.view(x if isinstance(x, Tensor) else x.base)
+            if view is None:
+                return
+            used.add(view.slot)
+            if isinstance(x, Tensor):
+                pointers.append((place, view.slot, view.offset * x.element_size()))
+            else:
+                like = object.__new__(type(x))
+                like.__dict__.update(x.__dict__, base=None)
+                tiles.append((place, view, like))
+        self.steps.append((_Launch(kernel, programs, tuple(kept), tuple(pointers), tuple(tiles)), used))
+
+    def view(self, x: Tensor) -> _View | None:
+        """A tensor as steps know it."""
+        slot = self._slot(x)
+        if slot is None or x.dtype != self.tensors[slot].dtype:
+            self.clear = False
+            return None
+        base = self.tensors[slot]
+        offset = x.storage_offset() - base.storage_offset()
+        whole = x.shape == base.shape and x.stride() == base.stride() and offset == 0
+        return _View(slot, tuple(x.shape), x.stride(), offset, whole)
+
+    def script(self, wanted: set[int]) -> tuple[Step, ...]:
+        """The steps but for room that nothing uses, and where tensors that are not `wanted` go."""
+        steps: list[Step] = []
+        last = {slot: place for place, (_, used) in enumerate(self.steps) for slot in used}
+        for place, (step, used) in enumerate(self.steps):
+            if isinstance(step, _Room) and step.slot not in wanted and last[step.slot] == place:
+                continue
+            steps.append(step)
+            over = tuple(x for x in sorted(used - wanted) if last[x] == place and x >= self.operands)
+            if over:
+                steps.append(_Leave(over))
+        return tuple(steps)
+
+    def _slot(self, x: Tensor) -> int | None:
+        """The tensor whose memory this one has; of an operand, from the same place on."""
+        storage = x.untyped_storage()._cdata
+        for slot, base in enumerate(self.tensors):
+            if base.untyped_storage()._cdata == storage and (slot >= self.operands or base.data_ptr() == x.data_ptr()):
+                return slot
+        return None
+
+    def _made(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Tensor) -> None:
+        slot = len(self.tensors)
+        if any(base.untyped_storage()._cdata == found.untyped_storage()._cdata for base in self.tensors):
+            self.clear = False  # a part of an operand, from another place on
+        if func in ROOM and found.is_contiguous():
+            self.tensors.append(found)
+            self.steps.append((_Room(slot, tuple(found.shape), found.dtype, found.device), {slot}))
+        else:
+            self._did(func, args, kwargs, slot)
+            self.tensors.append(found)
+
+    def _did(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], slot: int | None) -> None:
+        used = set() if slot is None else {slot}
+
+        def told(x: Any) -> Any:
+            if isinstance(x, (list, tuple)) and any(isinstance(one, Tensor) for one in x):
+                self.clear = False
+            view = self.view(x) if isinstance(x, Tensor) else None
+            if view is not None:
+                used.add(view.slot)
+            return view if isinstance(x, Tensor) else x
+
+        arguments, keywords = tuple(map(told, args)), {name: told(x) for name, x in kwargs.items()}
+        self.steps.append((_Operation(func, arguments, keywords, slot), used))
