@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-8}
 ALLOWED = {torch.float32: 16, torch.bfloat16: 2, torch.float16: 2}
 SUMMED = 7.5
-"""Of 2**20 sums of up to 2**8 float32 numbers each, all err by less than this many units times the root of the count, but
-for one try in a thousand (Higham and Mary 2019, theorem 2.4)."""
+"""Of 2**20 sums of up to 2**8 float32 numbers each, all err by less than this many units times the root of the count,
+but for one try in a thousand (Higham and Mary 2019, theorem 2.4)."""
 LARGE = (
     Case(length=200, states=64, columns=64),
     Case(length=200, states=128, columns=32, scale=True),
@@ -273,8 +273,8 @@ def test_a_layer_uses_the_kernels(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ["ssd", "retention", "linear_attention", "mlstm", "column", "maps", "norm", "strict"])
 def test_layers_with_their_elementwise_work_in_the_kernels(name: str) -> None:
-    """Float32 parameters and inputs of bfloat16: outputs within the bounds of 16 bits of the reference, gradients within
-    five roundings to 16 bits, in the norm, of those in float32."""
+    """Float32 parameters and inputs of bfloat16: outputs within the bounds of 16 bits of the reference, gradients
+    within five roundings to 16 bits, in the norm, of those in float32."""
     source, sizes = layers()[name]
     torch.manual_seed(0)
     layer = ssdc.compile(source, sizes=sizes, device="cuda")

@@ -19,7 +19,7 @@ from triton.experimental.gluon.language import NVMMASharedLayout
 from ssdc.codegen.triton import configuration
 from ssdc.codegen.triton.configuration import Call
 from ssdc.codegen.triton.facts import Facts, Kernel
-from ssdc.codegen.triton.hopper import Walk
+from ssdc.codegen.triton.hopper import WARPS, Walk
 from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.launch import function
 
@@ -116,4 +116,4 @@ def usage_of_walk(walk: Walk) -> Usage:
             if name in WALK_POINTERS:
                 attributes[place,] = [["tt.divisibility", 16]]
     source = GluonASTSource(fn=made, signature=signature, constexprs={}, attrs=attributes)
-    return _usage(source, {"num_warps": walk.warps, "enable_fp_fusion": True}, 90)
+    return _usage(source, {"num_warps": WARPS, "enable_fp_fusion": True}, 90)

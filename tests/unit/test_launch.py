@@ -195,8 +195,8 @@ def test_a_replayed_pass_hands_over_what_the_pass_does(
     monkeypatch.setattr(replay, "_known", {})
     for rule in (configuration.forward, configuration.backward):
         rule.cache_clear()
-    (query, key, value, gate), shared = operands((1, length, 2, 48)), operands((1, length, groups, 48))
-    arguments = (query, *shared[1:2], value, gate, None, gate + 1, None, 2, False, 0, None, "")
+    (query, _, value, gate), key = operands((1, length, 2, 48)), operands((1, length, groups, 48))[1]
+    arguments = (query, key, value, gate, None, gate + 1, None, 2, False, 0, None, "")
     passes = (lambda: masked._forward(*arguments, ""), lambda: masked._backward(query * 2, None, *arguments, True))
 
     def turn() -> list[Any]:

@@ -14,7 +14,7 @@ from ssdc.codegen.triton import configuration, streamed, window
 from ssdc.codegen.triton.contraction import form_of, refusal
 from ssdc.codegen.triton.facts import Element, Kernel
 from ssdc.codegen.triton.fusion import fused
-from ssdc.codegen.triton.hopper import CHUNK, Gates, Walk
+from ssdc.codegen.triton.hopper import CHUNK, WARPS, Gates, Walk
 from ssdc.codegen.triton.pricing import candidate, candidates
 from ssdc.codegen.triton.service import AnyKernel, backward_launches, call, facts, forward_launches
 from ssdc.graph.graph import Graph
@@ -126,7 +126,7 @@ def launch(kernel: AnyKernel) -> Launch:
     """A kernel as an explanation has it."""
     match kernel:
         case Gates():
-            return Launch("hopper gates", CHUNK, kernel.inner, CHUNK, kernel.warps, 1, 1)
+            return Launch("hopper gates", CHUNK, kernel.inner, CHUNK, WARPS, 1, 1)
         case Walk(role=role, tiles=tiles):
             return Launch(f"hopper {role}", tiles.chunk, tiles.inner, tiles.outer, tiles.warps, tiles.stages, 1)
         case streamed.Streamed(template="streamed", role=role, tiles=tiles):

@@ -65,7 +65,8 @@ def replayed(run: Pass) -> Pass:
 
 
 def _kind(run: Callable[..., Any], arguments: Sequence[Any], given: Sequence[Tensor]) -> tuple[Any, ...] | None:
-    """What a pass may depend on; none where tensors share memory, or are empty, or a tuning session wants to be asked."""
+    """What a pass may depend on; none where tensors share memory or have none, or where someone listens to launches or
+    to what calls ask."""
     places = {x.data_ptr() for x in given}
     if tuned.listens() or launch.heard() or len(places) < len(given) or 0 in places:
         return None
@@ -201,11 +202,11 @@ def _taken_down(run: Callable[..., Any], arguments: Sequence[Any], given: Sequen
     return found, script
 
 
-class _Notes(TorchDispatchMode):
+class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The steps of a pass, in order, each with the slots that it reads or fills."""
 
     def __init__(self, given: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tensors = list(given)  # kept alive, so that no two share a place in memory
         self.operands = len(given)
         self.steps: list[tuple[Step, set[int]]] = []
@@ -253,7 +254,7 @@ class _Notes(TorchDispatchMode):
             self.clear = False
             return None
         base = self.tensors[slot]
-        offset = x.storage_offset() - base.storage_offset()
+        offset = int(x.storage_offset() - base.storage_offset())
         whole = x.shape == base.shape and x.stride() == base.stride() and offset == 0
         return _View(slot, tuple(x.shape), x.stride(), offset, whole)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssdc.codegen.triton.facts import Facts
-from ssdc.codegen.triton.hopper import CHUNK, LONG, Gates, Walk, source, walk_of
+from ssdc.codegen.triton.hopper import CHUNK, LONG, WARPS, Gates, Walk, source, walk_of
 from ssdc.runtime.kernels.launch import start
 from ssdc.runtime.loader import load
 
@@ -110,7 +110,7 @@ def states(
     arguments += [heads // operands[name].shape[2] for name, *_ in walk.reads]
     arguments += _numbers(walk, operands)
     arguments += (totals, logarithms, length, -(-span * CHUNK // LONG), segments, heads)
-    start(function(walk), batch * heads * walk.outers * segments, arguments, walk.warps)
+    start(function(walk), batch * heads * walk.outers * segments, arguments, WARPS)
 
 
 def cut(length: int, segments: int) -> tuple[int, int]:
@@ -142,7 +142,7 @@ def gates(facts: Facts, made: Mapping[str, Tensor], d_gate: Tensor, d_own: Tenso
     arguments: list[Any] = [made[name] for name in ("read", "written", "crossing", "through", "d_own")]
     strides = (d_gate.stride(), d_own.stride() if d_own.ndim == 3 else (0, 0, 0))
     arguments += (d_gate, *strides[0], d_own, *strides[1], length, heads, batch)
-    start(function(after), batch * heads * -(-length // CHUNK), arguments, after.warps)
+    start(function(after), batch * heads * -(-length // CHUNK), arguments, WARPS)
 
 
 def outputs(
@@ -216,4 +216,4 @@ def _run(
         for name in ("final", "chunks", "through", "rows", "crossing", "d_own", "dots", "skip_dots")
     ]
     arguments += (length, span, segments, heads, batch)
-    start(function(walk), batch * heads * walk.outers * segments, arguments, walk.warps)
+    start(function(walk), batch * heads * walk.outers * segments, arguments, WARPS)
