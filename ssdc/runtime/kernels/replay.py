@@ -10,9 +10,9 @@ values. A pass that reads one on the host, or a step of which is not understood,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ from ssdc.runtime.kernels import launch
 
 CALLS = 4096
 """Kinds of calls that are remembered."""
+
+ALIGNED = 512
+"""Bytes that torch's allocator of GPU memory aligns to: what kernels may count on."""
 
 Pass = TypeVar("Pass", bound=Callable[..., Any])
 Slots = list[Any]
@@ -136,6 +139,14 @@ class _Launch:
     """Place, slot, bytes from the start of the tensor in it."""
     tiles: tuple[tuple[int, _View, Any], ...]
     """Place, tensor, a descriptor of its tiles but for where it lies."""
+
+    def moved(self, starts: Mapping[int, int], to: int) -> _Launch:
+        """The same with tensors that now start so many bytes into another one."""
+        pointers = [
+            (place, to, starts[slot] + offset) if slot in starts else (place, slot, offset)
+            for place, slot, offset in self.pointers
+        ]
+        return replace(self, pointers=tuple(pointers))
 
     def __call__(self, slots: Slots) -> None:
         arguments = list(self.arguments)
@@ -259,17 +270,35 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _View(slot, tuple(x.shape), x.stride(), offset, whole)
 
     def script(self, wanted: set[int]) -> tuple[Step, ...]:
-        """The steps but for room that nothing uses, and where tensors that are not `wanted` go."""
-        steps: list[Step] = []
-        last = {slot: place for place, (_, used) in enumerate(self.steps) for slot in used}
-        for place, (step, used) in enumerate(self.steps):
-            if isinstance(step, _Room) and step.slot not in wanted and last[step.slot] == place:
-                continue
-            steps.append(step)
+        """The steps, but for room that nothing uses, and with one room for all that launches alone use; and where
+        tensors that are not `wanted` go."""
+        rooms = {step.slot: step for step, _ in self.steps if isinstance(step, _Room)}
+        launched = {slot for step, used in self.steps if isinstance(step, _Launch) for slot in used}
+        named = {slot for step, used in self.steps if not isinstance(step, (_Launch, _Room)) for slot in used}
+        named |= {view.slot for step, _ in self.steps if isinstance(step, _Launch) for _, view, _ in step.tiles}
+        common, size, starts = len(self.tensors), 0, {}
+        for slot in sorted(rooms.keys() & launched - named - wanted):
+            starts[slot] = size
+            size += -(-self.tensors[slot].nbytes // ALIGNED) * ALIGNED
+        steps: list[tuple[Step, set[int]]] = []
+        if starts:
+            self.tensors.append(self.tensors[0])  # a slot of its own
+            steps.append((_Room(common, (size,), torch.uint8, self.tensors[0].device), {common}))
+        for step, used in self.steps:
+            if isinstance(step, _Launch):
+                steps.append((step.moved(starts, common), {common if slot in starts else slot for slot in used}))
+            elif not isinstance(step, _Room) or step.slot in launched - starts.keys() | named | wanted:
+                steps.append((step, used))
+        return tuple(self._left(steps, wanted))
+
+    def _left(self, steps: Sequence[tuple[Step, set[int]]], wanted: set[int]) -> Iterator[Step]:
+        """The steps, and after the last that needs a tensor that is not `wanted`, that it goes."""
+        last = {slot: place for place, (_, used) in enumerate(steps) for slot in used}
+        for place, (step, used) in enumerate(steps):
+            yield step
             over = tuple(x for x in sorted(used - wanted) if last[x] == place and x >= self.operands)
             if over:
-                steps.append(_Leave(over))
-        return tuple(steps)
+                yield _Leave(over)
 
     def _slot(self, x: Tensor) -> int | None:
         """The tensor whose memory this one has; of an operand, from the same place on."""
