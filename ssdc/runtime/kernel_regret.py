@@ -9,19 +9,21 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssdc.codegen.triton import configuration, pricing
-from ssdc.codegen.triton.configuration import Call, Forward
+from ssdc.codegen.triton.configuration import Backward, Call, Forward
 from ssdc.codegen.triton.facts import Facts
 from ssdc.plan.candidate import Candidate, Mode
 from ssdc.plan.hardware import Hardware
-from ssdc.runtime.kernels.backward import backward_pass
+from ssdc.runtime.kernels.backward import run_backward
 from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.forward import run_forward
 from ssdc.runtime.kernels.launch import processors
+from ssdc.runtime.kernels.replay import replayed
 from ssdc.runtime.kernels.walks import readable
 from ssdc.runtime.regret import Cell, Timing
 
@@ -70,8 +72,8 @@ def measure(shape: Shape, mode: Mode, hardware: Hardware, device: str = "cuda") 
     """The cell of a shape, forward or (`both`) forward and backward; none where the device has no memory for it."""
     count = processors(torch.device(device))
     facts = Facts("bfloat16", shape.states, shape.columns, "varying")
-    given = _operands(shape, device)
-    engine = readable(given["query"], given["key"], given["value"])
+    operands = _operands(shape, device)
+    engine = readable(*operands[:3])
     call = Call(shape.batch * shape.heads, shape.length, shape.shared, count, False, False, engine)
     back = configuration.backward(facts, call, True) if mode == "both" else None
     rule = configuration.forward(facts, call)
@@ -80,7 +82,7 @@ def measure(shape: Shape, mode: Mode, hardware: Hardware, device: str = "cuda") 
     priced = [pair for place, pair in enumerate(offered) if pair[1] == rule or _worth(offered, place, shape.length)]
     try:
         timings = tuple(
-            Timing(found.title, found.cost.seconds, _seconds(one, shape, mode, given)) for found, one in priced
+            Timing(found.title, found.cost.seconds, _seconds(one, back, shape, operands)) for found, one in priced
         )
     except torch.cuda.OutOfMemoryError:
         return
@@ -97,7 +99,8 @@ def _worth(offered: Sequence[tuple[Candidate, Forward]], place: int, length: int
     return sum(one.form == form for _, one in offered[:place]) < BEST
 
 
-def _operands(shape: Shape, device: str) -> dict[str, Tensor]:
+def _operands(shape: Shape, device: str) -> tuple[Tensor, ...]:
+    """Query, key, value, log gate, and the gradient of the output."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(heads: int, width: int) -> Tensor:
@@ -106,26 +109,44 @@ def _operands(shape: Shape, device: str) -> dict[str, Tensor]:
 
     groups = shape.heads // shape.shared
     gate = -0.1 * torch.rand((shape.batch, shape.length, shape.heads), device=device, generator=generator)
-    return {
-        "query": normal(groups, shape.states),
-        "key": normal(groups, shape.states),
-        "value": normal(shape.heads, shape.columns),
-        "grad": normal(shape.heads, shape.columns),
-        "gate": gate,
-    }
+    query, key = normal(groups, shape.states), normal(groups, shape.states)
+    return query, key, normal(shape.heads, shape.columns), gate, normal(shape.heads, shape.columns)
 
 
-def _seconds(chosen: Forward, shape: Shape, mode: Mode, given: dict[str, Tensor]) -> float:
-    query, key, value, gate, grad = (given[name] for name in ("query", "key", "value", "gate", "grad"))
-    operands = Given(query, key, value, gate, None, None, None, shape.heads, False, 0)
+def _seconds(chosen: Forward, after: Backward | None, shape: Shape, operands: Sequence[Tensor]) -> float:
+    """Seconds of a call as users make it, replayed; with kernels for `after` it, of one forward and backward."""
 
-    def forward() -> None:
-        run_forward(chosen, operands)
+    def given(*tensors: Tensor) -> Given:
+        return Given(*tensors, None, None, None, shape.heads, False, 0)  # type: ignore[arg-type]
 
-    def both() -> None:
-        forward()
-        backward_pass(grad, None, operands, True)
+    @replayed
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return run_forward(chosen, given(*tensors))
 
-    call: Callable[[], None] = both if mode == "both" else forward
+    @replayed
+    def backward(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        assert after is not None
+        return run_backward(after, grad, None, given(*tensors), True)
+
+    class Learned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *tensors: Tensor) -> Any:
+            ctx.save_for_backward(*tensors)
+            return forward(*tensors)[0]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            return backward(grad, *ctx.saved_tensors)[:4]
+
+    *tensors, grad = operands
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    learned: Callable[..., Tensor] = Learned.apply
+
+    def call() -> None:
+        if after is None:
+            forward(*tensors)
+        else:
+            torch.autograd.grad(learned(*leaves), leaves, grad)
+
     do_bench = importlib.import_module("triton.testing").do_bench
     return float(do_bench(call, warmup=10, rep=30, return_mode="median")) / 1e3

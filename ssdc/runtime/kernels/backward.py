@@ -27,9 +27,24 @@ def backward_pass(
     output: Tensor | None = None,
     sums: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of query, key, value, gate, own, scale, initial state and skip; without elements where none is due.
+    """Gradients of query, key, value, gate, own, scale, initial state and skip, by the kernels that the cost rule
+    chooses; without elements where none is due.
 
     A norm needs the output and row sums of the forward pass."""
+    chosen = tuned.backward(given.facts, given.call(grad_final is not None, grad), gates, grad.device)
+    return run_backward(chosen, grad, grad_final, given, gates, output, sums)
+
+
+def run_backward(
+    chosen: Backward,
+    grad: Tensor,
+    grad_final: Tensor | None,
+    given: Given,
+    gates: bool,
+    output: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """The same by the kernels of a configuration."""
     (batch, length, _, states), columns = given.query.shape, given.value.shape[-1]
     gate, initial, skip, heads = given.gate, given.initial, given.skip, given.heads
     made = given.gradients(gates)
@@ -39,9 +54,7 @@ def backward_pass(
         if initial is not None and grad_final is not None:
             made[6].copy_(grad_final)
         return made
-    facts, call = given.facts, given.call(grad_final is not None, grad)
-    chosen = tuned.backward(facts, call, gates, grad.device)
-    operands = given.operands(grad=grad)
+    facts, operands = chosen.gradients.facts, given.operands(grad=grad)
     start = None if initial is None else initial.float().contiguous()
     if output is not None and sums is not None:
         operands |= _rows(configuration.rows(facts), operands, output, sums, length, heads)

@@ -28,12 +28,16 @@ def forward_pass(given: Given, form: str = "") -> tuple[Tensor, Tensor, Tensor]:
         raise CallError("form 'hopper' walks 16-bit operands, in rows of 16 bytes, on Hopper GPUs; use form='auto'")
     device = given.query.device
     chosen = configuration.forward(facts, call, form=wanted) if wanted else tuned.forward(facts, call, device)
-    with together():
-        return run_forward(chosen, given)
+    return run_forward(chosen, given)
 
 
 def run_forward(chosen: Forward, given: Given) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernels of a configuration, in order."""
+    """The same by the kernels of a configuration."""
+    with together():
+        return _run(chosen, given)
+
+
+def _run(chosen: Forward, given: Given) -> tuple[Tensor, Tensor, Tensor]:
     initial, heads, facts = given.initial, given.heads, chosen.outputs.facts
     (batch, length), columns = given.query.shape[:2], given.value.shape[-1]
     y, final, sums = given.results()
