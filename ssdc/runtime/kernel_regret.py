@@ -117,7 +117,7 @@ def _seconds(chosen: Forward, after: Backward | None, shape: Shape, operands: Se
     """Seconds of a call as users make it, replayed; with kernels for `after` it, of one forward and backward."""
 
     def given(*tensors: Tensor) -> Given:
-        return Given(*tensors, None, None, None, shape.heads, False, 0)  # type: ignore[arg-type]
+        return Given(*tensors, None, None, None, shape.heads, False, 0)  # type: ignore[arg-type, call-arg]
 
     @replayed
     def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
