@@ -78,7 +78,7 @@ def planner(
     )
     others = [cell.regret_of(cell.other) for cell in found if cell.other]
     if others:
-        typer.echo(f"the cost rule's own choice: {_mean(others):.3f}, {max(others):.2f} at worst")
+        typer.echo(f"what is predicted to be the fastest: {_mean(others):.3f}, {max(others):.2f} at worst")
 
 
 def _write(file: Path | None, found: list[Cell]) -> None:
@@ -125,8 +125,7 @@ def _kernels(quick: bool, device: str) -> Iterator[Cell]:
 
     machine = profile("cuda", name_of(device))
     for shape in shapes(KERNEL_LENGTHS[quick]):
-        for mode in MODES:
-            yield from measure(shape, mode, machine, device)
+        yield from measure(shape, machine, device)
 
 
 def _table(found: list[Cell]) -> Table:

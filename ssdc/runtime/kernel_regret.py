@@ -1,34 +1,37 @@
 """How good the choice among forms of the Triton kernels is: forms of a contraction timed, beside their predictions.
 
-In: shapes of contractions with one gate a head. Out: a `Cell` a shape and mode, as `ssdc.runtime.regret` has them; the
-cost rule's own choice is named in it. Needs a CUDA device.
+In: shapes of contractions with one gate a head. Out: a `Cell` a shape and mode, as `ssdc.runtime.regret` has them.
+Needs a CUDA device.
 """
 
 from __future__ import annotations
 
-import importlib
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssdc.codegen.triton import configuration, pricing
-from ssdc.codegen.triton.configuration import Backward, Call, Forward
+from ssdc.codegen.triton import configuration, hopper, pricing
+from ssdc.codegen.triton.configuration import Backward, BackwardForm, Call, Forward
 from ssdc.codegen.triton.facts import Facts
-from ssdc.plan.candidate import Candidate, Mode
+from ssdc.plan.candidate import Candidate
 from ssdc.plan.hardware import Hardware
 from ssdc.runtime.kernels.backward import run_backward
 from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.forward import run_forward
 from ssdc.runtime.kernels.launch import processors
-from ssdc.runtime.kernels.replay import replayed
 from ssdc.runtime.kernels.walks import readable
 from ssdc.runtime.regret import Cell, Timing
 
 LARGEST = 8e9
 """Bytes that the operands of a call may have."""
+BURST, REPLAYS = 4e-3, 9
+"""Seconds of calls that a graph holds, and its replays of which the median counts."""
+SHORT = 256
+"""Positions that one kernel is tried on one by one."""
+BACKWARD_FORMS: tuple[BackwardForm, ...] = ("hopper", "parallel")
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Shape:
         return 4.0 * self.batch * self.length * self.heads * (self.states / self.shared + self.columns)
 
 
-BEST = 2
-"""Numbers of segments that are measured of each form: those predicted to be the fastest."""
-WIDTHS = ((64, 64, 1), (128, 128, 1), (128, 64, 8), (256, 256, 1))
+SEGMENTS = (1, 2, 4, 8, 16, 32)
+"""Pieces of time that are measured, besides those of the rule's choice."""
+WIDTHS = ((64, 64, 1), (128, 128, 1), (128, 64, 8), (256, 64, 1), (256, 256, 1))
 """States, columns, and heads that share a query and key."""
 LANES = ((1, 1), (1, 16), (4, 32), (16, 64))
 """Sequences and heads."""
@@ -68,35 +71,61 @@ def shapes(lengths: tuple[int, ...]) -> tuple[Shape, ...]:
     return tuple(dict.fromkeys(shape for shape in grid if shape.bytes <= LARGEST))
 
 
-def measure(shape: Shape, mode: Mode, hardware: Hardware, device: str = "cuda") -> Iterator[Cell]:
-    """The cell of a shape, forward or (`both`) forward and backward; none where the device has no memory for it."""
+def measure(shape: Shape, hardware: Hardware, device: str = "cuda") -> Iterator[Cell]:
+    """The cells of a shape, forward, and forward and backward; none where the device has no memory for it. First among
+    candidates is the cost rule's choice, which calls run; `other` is what is predicted to be the fastest."""
     count = processors(torch.device(device))
     facts = Facts("bfloat16", shape.states, shape.columns, "varying")
     operands = _operands(shape, device)
     engine = readable(*operands[:3])
     call = Call(shape.batch * shape.heads, shape.length, shape.shared, count, False, False, engine)
-    back = configuration.backward(facts, call, True) if mode == "both" else None
-    rule = configuration.forward(facts, call)
-    offered = [(pricing.candidate(facts, call, one, hardware, back), one) for one in pricing.forms(facts, call)]
-    offered.sort(key=lambda pair: (pair[0].cost.seconds, pair[0].cost.busy))
-    priced = [pair for place, pair in enumerate(offered) if pair[1] == rule or _worth(offered, place, shape.length)]
+    sizes = {"b": shape.batch, "T": shape.length, "H": shape.heads, "N": shape.states, "P": shape.columns}
+    groups = f"G={shape.heads // shape.shared}"
     try:
-        timings = tuple(
-            Timing(found.title, found.cost.seconds, _seconds(one, back, shape, operands)) for found, one in priced
-        )
+        forward = {one: _forward(one, shape, operands) for one in _forms(facts, call)}
+        back = {one: _backward(one, shape, operands) for one in _backs(facts, call)}
     except torch.cuda.OutOfMemoryError:
         return
-    sizes = {"b": shape.batch, "T": shape.length, "H": shape.heads, "N": shape.states, "P": shape.columns}
-    chosen = pricing.candidate(facts, call, rule, hardware).title
-    yield Cell("kernels", f"G={shape.heads // shape.shared}", sizes, mode, timings, chosen)
+    alone = [_timing(pricing.candidate(facts, call, one, hardware), seconds) for one, seconds in forward.items()]
+    yield Cell("kernels", groups, sizes, "forward", tuple(alone), _least(alone))
+    both = [
+        _timing(pricing.candidate(facts, call, one, hardware, after), first + second, after)
+        for one, first in forward.items()
+        for after, second in back.items()
+    ]
+    yield Cell("kernels", groups, sizes, "both", tuple(both), _least(both))
 
 
-def _worth(offered: Sequence[tuple[Candidate, Forward]], place: int, length: int) -> bool:
-    """Whether a candidate is measured: the `BEST` of each form, and position by position only where that is short."""
-    form = offered[place][1].form
-    if form == "recurrent" and length > 256:
-        return False
-    return sum(one.form == form for _, one in offered[:place]) < BEST
+def _timing(found: Candidate, seconds: float, after: Backward | None = None) -> Timing:
+    """A candidate beside what the device took. Its predicted time is the device's, too: the host works ahead."""
+    back = "" if after is None else f", back {after.form}" + (f"({after.segments})" if after.segments > 1 else "")
+    return Timing(found.title + back, found.cost.busy, seconds)
+
+
+def _least(timings: Sequence[Timing]) -> str:
+    return min(timings, key=lambda one: one.predicted).name
+
+
+def _forms(facts: Facts, call: Call) -> tuple[Forward, ...]:
+    """What is measured forward, the rule's choice first; position by position only where time is short."""
+    rule = configuration.forward(facts, call)
+    offered = pricing.forms(facts, call)
+    fair = [one for one in offered if one.segments in SEGMENTS and (one.form != "recurrent" or call.length <= SHORT)]
+    return tuple(dict.fromkeys((rule, *fair)))
+
+
+def _backs(facts: Facts, call: Call) -> tuple[Backward, ...]:
+    """What is measured backward, the rule's choice first."""
+    rule = configuration.backward(facts, call, True)
+    chunks = -(-call.length // configuration.chunk_of(facts))
+    offered = [
+        configuration.backward(facts, call, True, segments, form)
+        for form in BACKWARD_FORMS
+        if form != "hopper" or (call.engine and hopper.fits(facts))
+        for segments in SEGMENTS
+        if segments == 1 or 4 * segments <= chunks
+    ]
+    return tuple(dict.fromkeys((rule, *offered)))
 
 
 def _operands(shape: Shape, device: str) -> tuple[Tensor, ...]:
@@ -113,40 +142,36 @@ def _operands(shape: Shape, device: str) -> tuple[Tensor, ...]:
     return query, key, normal(shape.heads, shape.columns), gate, normal(shape.heads, shape.columns)
 
 
-def _seconds(chosen: Forward, after: Backward | None, shape: Shape, operands: Sequence[Tensor]) -> float:
-    """Seconds of a call as users make it, replayed; with kernels for `after` it, of one forward and backward."""
+def _given(operands: Sequence[Tensor], shape: Shape) -> Given:
+    query, key, value, gate, _ = operands
+    return Given(query, key, value, gate, None, None, None, shape.heads, False, 0)
 
-    def given(*tensors: Tensor) -> Given:
-        return Given(*tensors, None, None, None, shape.heads, False, 0)  # type: ignore[arg-type, call-arg]
 
-    @replayed
-    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return run_forward(chosen, given(*tensors))
+def _forward(chosen: Forward, shape: Shape, operands: Sequence[Tensor]) -> float:
+    return _seconds(lambda: run_forward(chosen, _given(operands, shape)))
 
-    @replayed
-    def backward(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        assert after is not None
-        return run_backward(after, grad, None, given(*tensors), True)
 
-    class Learned(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *tensors: Tensor) -> Any:
-            ctx.save_for_backward(*tensors)
-            return forward(*tensors)[0]
+def _backward(chosen: Backward, shape: Shape, operands: Sequence[Tensor]) -> float:
+    return _seconds(lambda: run_backward(chosen, operands[-1], None, _given(operands, shape), True))
 
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:
-            return backward(grad, *ctx.saved_tensors)[:4]
 
-    *tensors, grad = operands
-    leaves = [x.detach().requires_grad_() for x in tensors]
-    learned: Callable[..., Tensor] = Learned.apply
+def _seconds(call: Callable[[], object]) -> float:
+    """Seconds that the device takes, the host's work left out: a median over replays of a CUDA graph of a few calls."""
+    call()
+    count = max(1, min(20, int(BURST / _elapsed(call))))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(count):
+            call()
+    graph.replay()
+    return statistics.median(_elapsed(graph.replay) for _ in range(REPLAYS)) / count
 
-    def call() -> None:
-        if after is None:
-            forward(*tensors)
-        else:
-            torch.autograd.grad(learned(*leaves), leaves, grad)
 
-    do_bench = importlib.import_module("triton.testing").do_bench
-    return float(do_bench(call, warmup=10, rep=30, return_mode="median")) / 1e3
+def _elapsed(call: Callable[[], object]) -> float:
+    """Seconds between events before and after a call."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3

@@ -360,10 +360,11 @@ def test_on_a_device_that_is_not_the_current_one(case: Case) -> None:
     for device in (DEVICE, other):
         layer = on_device(case, low=True, device=device)
         x = moved(inputs(case, 65), torch.bfloat16, device)
+        x = {name: one.requires_grad_() if one.is_floating_point() else one for name, one in x.items()}
         y = tuple_of(layer(**x))
         assert torch.cuda.current_device() == 0 and all(one.device == device for one in y)
         sum(one.float().sum() for one in y).backward()
-        grads = [p.grad for p in layer.parameters() if p.grad is not None]
+        grads = [leaf.grad for leaf in (*x.values(), *layer.parameters()) if leaf.grad is not None]
         found.append([one.detach().cpu() for one in (*y, *grads)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 

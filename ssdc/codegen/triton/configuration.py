@@ -180,9 +180,11 @@ def _walks(facts: Facts, call: Call) -> bool:
 
 
 def _hopper_segments(facts: Facts, call: Call, chunks: int) -> int:
-    """Pieces of time for Hopper's walk, of which a multiprocessor holds two, or one of more than 128 states."""
-    slots = 2 if max(facts.states, facts.columns) <= 128 else 1
-    return segments_for(call.lanes * -(-facts.columns // hopper.CHUNK), chunks, slots * call.processors)
+    """Pieces of time for Hopper's walk, of which a multiprocessor holds two, or one of more than 128 states; one where
+    time is so short that two more launches cost more."""
+    slots = call.processors * (2 if max(facts.states, facts.columns) <= 128 else 1)
+    programs = call.lanes * -(-facts.columns // hopper.CHUNK)
+    return 1 if chunks < 64 else max(1, min(slots // programs, chunks // 4))
 
 
 def walk_tiles(facts: Facts) -> Tiles:
@@ -232,9 +234,9 @@ def backward(
     chunks = -(-call.length // chunk)
     inner, outer = head(facts)
     of_states = state_tiles(facts)
-    # Beyond 128 states the walks that give gates their gradients, too, do not fit the registers.
-    walks = _walks(facts, call) and not (gates and max(facts.states, facts.columns) > 128)
-    form = form or ("hopper" if walks else "parallel")
+    # Of larger heads the walks that give gates their gradients, too, do not fit the registers.
+    large = facts.columns > 128 or facts.states * facts.columns > 128 * 128
+    form = form or ("hopper" if _walks(facts, call) and not (gates and large) else "parallel")
     if segments is None and form == "hopper":
         segments = _hopper_segments(facts, call, chunks)
     elif segments is None:
