@@ -169,7 +169,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _elapsed(call: Callable[[], object]) -> float:
     """Seconds between events before and after a call."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     call()
     end.record()
