@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 
 from ssdc.plan.hardware import Hardware
 
-STALL = 4.3
+STALL = 2.63
 """How much longer one program takes for products that wait for one another than a multiprocessor that has them all."""
+TOGETHER = 1.5
+"""How well a GPU's units work beside one another: the power in whose norm their times add up (one: they take turns)."""
 ROW = 30.0
 """Elementwise operations that a CPU does while it starts a row."""
 UNITS = ("matrix", "vector", "exponentials", "memory", "launches", "latency")
@@ -144,8 +146,8 @@ def prices(works: Sequence[Work], hardware: Hardware) -> list[Price]:
 def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     """The time of a piece of work on a machine, where `held` bytes of results lie beside it.
 
-    A CPU does one thing after another, so times add up; a GPU loads and multiplies while the next operation is started,
-    so the longest counts.
+    A CPU does one thing after another, so times add up; a GPU loads and multiplies at once, but not all the time, and
+    does so while the next operation is started.
 
     >>> from ssdc.plan.hardware import CPU
     >>> predict(Work(matrix=2e9, side=64, bytes=1e6, touched=1e6, launches=1), CPU).bound
@@ -153,17 +155,19 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     """
     gpu = hardware.device == "cuda"
     rate = hardware.half if work.half else hardware.matrix
-    busy = hardware.share(work.entries)
+    share = hardware.share(work.entries)
     touched = work.touched if work.steps else max(work.touched, held)
     memory = hardware.moving(work.bytes, touched) + work.scattered / hardware.scattered
     units = {
-        "matrix": (work.matrix / hardware.product(work.side, half=work.half) + work.thin / hardware.thin) / busy,
-        "vector": (work.vector + (0.0 if gpu else ROW * work.rows)) / hardware.vector / busy,
-        "exponentials": work.transcendental / hardware.transcendental / busy,
-        "memory": memory / busy,
+        "matrix": (work.matrix / hardware.product(work.side, half=work.half) + work.thin / hardware.thin) / share,
+        "vector": (work.vector + (0.0 if gpu else ROW * work.rows)) / hardware.vector / share,
+        "exponentials": work.transcendental / hardware.transcendental / share,
+        "memory": memory / share,
         "launches": (work.launches - work.steps) * hardware.launch + work.steps * hardware.step
         + work.nodes * hardware.node + work.kernels * hardware.kernel,
         "latency": work.depth * (hardware.latency + STALL * work.chain * hardware.processors / rate),
     }  # fmt: skip
-    busy_units = [seconds for unit, seconds in units.items() if unit != "launches"]
-    return Price(max(busy_units) if gpu else sum(busy_units), units["launches"], gpu, units)
+    working = [seconds for unit, seconds in units.items() if unit != "launches"]
+    power = TOGETHER if gpu else 1.0
+    busy = sum(seconds**power for seconds in working) ** (1 / power)
+    return Price(busy + work.kernels * hardware.begin, units["launches"], gpu, units)

@@ -22,9 +22,9 @@ class Hardware:
     at which they move: caches, then memory, then memory that the system must first hand out; what moves against the
     order in memory takes as long again as `scattered` says. `launch` is the cost of starting one operation, `step` that
     of one step of a loop over time, `node` what differentiation adds to an operation, `kernel` the cost of starting one
-    of the Triton kernels. On a GPU `latency` is what a step of a chain within a kernel waits at least. Work of at most
-    `grain` entries keeps one processor busy, of larger work a `further` one does so much of what one alone does. Its
-    registers and shared memory together hold `on_chip` bytes.
+    of the Triton kernels, `begin` what a GPU itself takes to begin one. On a GPU `latency` is what a step of a chain
+    within a kernel waits at least. Work of at most `grain` entries keeps one processor busy, of larger work a `further`
+    one does so much of what one alone does. Its registers and shared memory together hold `on_chip` bytes.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Hardware:
     step: float
     node: float
     kernel: float
+    begin: float
     latency: float
     tile: float
     grain: float
@@ -96,6 +97,7 @@ CPU = Hardware(
     step=1.8e-6,
     node=4.6e-6,
     kernel=2e-6,
+    begin=0.0,
     latency=0.0,
     tile=32,
     grain=32768,
@@ -119,8 +121,9 @@ H200 = Hardware(
     launch=6e-6,
     step=7e-6,
     node=1e-5,
-    kernel=1.5e-5,
-    latency=5e-7,
+    kernel=1e-5,
+    begin=1.2e-6,
+    latency=2.9e-7,
     tile=64,
     grain=2048,
     further=1.0,
@@ -149,7 +152,7 @@ A100 = replace(
     transcendental=2.4e12,
     bandwidth=((3e7, 4e12), (INFINITE, 1.81e12)),
     scattered=1e12,
-    latency=7e-7,
+    latency=4e-7,
     on_chip=4.2e5,
     memory=8e10,
     source="NVIDIA's data sheet (A100 SXM: bf16 312 TFLOP/s, float32 19.5, 2.04 TB/s, 80 GB, 108 multiprocessors), "

@@ -7,8 +7,11 @@ Needs a CUDA device.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,13 +25,14 @@ from ssdc.runtime.kernels.backward import run_backward
 from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.forward import run_forward
 from ssdc.runtime.kernels.launch import processors
+from ssdc.runtime.kernels.replay import replayed
 from ssdc.runtime.kernels.walks import readable
 from ssdc.runtime.regret import Cell, Timing
 
 LARGEST = 8e9
 """Bytes that the operands of a call may have."""
-BURST, REPLAYS = 4e-3, 9
-"""Seconds of calls that a graph holds, and its replays of which the median counts."""
+BURST, REPLAYS, CALLS = 4e-3, 9, 25
+"""Seconds of calls that a graph holds, its replays of which the median counts, and calls of which that of the host."""
 SHORT = 256
 """Positions that one kernel is tried on one by one."""
 BACKWARD_FORMS: tuple[BackwardForm, ...] = ("hopper", "parallel")
@@ -83,10 +87,10 @@ def measure(shape: Shape, hardware: Hardware, device: str = "cuda") -> Iterator[
     groups = f"G={shape.heads // shape.shared}"
     try:
         forward = {one: _forward(one, shape, operands) for one in _forms(facts, call)}
-        back = {one: _backward(one, shape, operands) for one in _backs(facts, call)}
+        back = {one: _backward(one, shape, operands) + _learning(operands) for one in _backs(facts, call)}
     except torch.cuda.OutOfMemoryError:
         return
-    alone = [_timing(pricing.candidate(facts, call, one, hardware), seconds) for one, seconds in forward.items()]
+    alone = [_timing(pricing.candidate(facts, call, one, hardware), taken) for one, taken in forward.items()]
     yield Cell("kernels", groups, sizes, "forward", tuple(alone), _least(alone))
     both = [
         _timing(pricing.candidate(facts, call, one, hardware, after), first + second, after)
@@ -96,10 +100,21 @@ def measure(shape: Shape, hardware: Hardware, device: str = "cuda") -> Iterator[
     yield Cell("kernels", groups, sizes, "both", tuple(both), _least(both))
 
 
-def _timing(found: Candidate, seconds: float, after: Backward | None = None) -> Timing:
-    """A candidate beside what the device took. Its predicted time is the device's, too: the host works ahead."""
+@dataclass(frozen=True)
+class Taken:
+    """Seconds that a call takes of the device, and of the host, which works ahead."""
+
+    device: float
+    host: float
+
+    def __add__(self, other: Taken) -> Taken:
+        return Taken(self.device + other.device, self.host + other.host)
+
+
+def _timing(found: Candidate, taken: Taken, after: Backward | None = None) -> Timing:
+    """A candidate: of a stream of calls, each takes what the slower of device and host does."""
     back = "" if after is None else f", back {after.form}" + (f"({after.segments})" if after.segments > 1 else "")
-    return Timing(found.title + back, found.cost.busy, seconds)
+    return Timing(found.title + back, found.cost.seconds, max(taken.device, taken.host))
 
 
 def _least(timings: Sequence[Timing]) -> str:
@@ -143,28 +158,63 @@ def _operands(shape: Shape, device: str) -> tuple[Tensor, ...]:
 
 
 def _given(operands: Sequence[Tensor], shape: Shape) -> Given:
-    query, key, value, gate, _ = operands
+    query, key, value, gate, *_ = operands
     return Given(query, key, value, gate, None, None, None, shape.heads, False, 0)
 
 
-def _forward(chosen: Forward, shape: Shape, operands: Sequence[Tensor]) -> float:
-    return _seconds(lambda: run_forward(chosen, _given(operands, shape)))
+def _forward(chosen: Forward, shape: Shape, operands: Sequence[Tensor]) -> Taken:
+    return _taken(replayed(lambda *given: run_forward(chosen, _given(given, shape))), operands[:4])
 
 
-def _backward(chosen: Backward, shape: Shape, operands: Sequence[Tensor]) -> float:
-    return _seconds(lambda: run_backward(chosen, operands[-1], None, _given(operands, shape), True))
+def _backward(chosen: Backward, shape: Shape, operands: Sequence[Tensor]) -> Taken:
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        return run_backward(chosen, given[4], None, _given(given, shape), True)
+
+    return _taken(replayed(run), operands)
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    """Seconds that the device takes, the host's work left out: a median over replays of a CUDA graph of a few calls."""
-    call()
-    count = max(1, min(20, int(BURST / _elapsed(call))))
+def _learning(operands: Sequence[Tensor]) -> Taken:
+    """What differentiation takes of the host besides the passes, which do nothing here."""
+    *tensors, grad = operands
+    leaves, given = [x.detach().requires_grad_() for x in tensors], tuple(tensors)
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *tensors: Tensor) -> Any:
+            ctx.save_for_backward(*tensors)
+            return torch.empty_like(tensors[2])
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            assert len(ctx.saved_tensors) == len(given)
+            return given
+
+    apply: Callable[..., Tensor] = Nothing.apply
+    return Taken(0.0, _host(lambda: torch.autograd.grad(apply(*leaves), leaves, grad)))
+
+
+def _taken(call: Callable[..., object], operands: Sequence[Tensor]) -> Taken:
+    """What a replayed call takes: of the device, the median over replays of a CUDA graph of a few."""
+    run = partial(call, *operands)
+    host = _host(run)
+    count = max(1, min(20, int(BURST / _elapsed(run))))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(count):
-            call()
+            run()
     graph.replay()
-    return statistics.median(_elapsed(graph.replay) for _ in range(REPLAYS)) / count
+    return Taken(statistics.median(_elapsed(graph.replay) for _ in range(REPLAYS)) / count, host)
+
+
+def _host(call: Callable[[], object]) -> float:
+    """Seconds that the host takes, the median over calls that wait for nothing."""
+    times = []
+    for _ in range(CALLS):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 def _elapsed(call: Callable[[], object]) -> float:

@@ -32,10 +32,13 @@ SIZES = {"b": 2, "i": 64, "j": 64, "n": 32, "p": 48, "h": 4, "one": 1}
 
 def test_a_cpu_does_one_thing_after_another_and_a_gpu_at_once() -> None:
     work = Work(matrix=1e10, side=64, bytes=1e9, touched=1e9, launches=10)
-    for machine, together in ((CPU, sum), (H200, max)):
-        price = predict(work, machine)
-        assert set(price.units) == set(UNITS)
-        assert price.seconds == pytest.approx(together(price.units.values()))
+    price = predict(work, CPU)
+    assert set(price.units) == set(UNITS)
+    assert price.seconds == pytest.approx(sum(price.units.values()))
+    price = predict(work, H200)
+    working = [seconds for unit, seconds in price.units.items() if unit != "launches"]
+    assert max(working) < price.busy < sum(working)
+    assert price.seconds == max(price.busy, price.units["launches"])
 
 
 @pytest.mark.parametrize(
@@ -225,25 +228,36 @@ def test_predictions_are_near_what_was_measured(cells: list[tuple[float, float, 
     assert sum(0.5 <= ratio <= 2 for ratio in every) >= 0.9 * len(every)
 
 
+PLAIN, GATED = Facts("bfloat16", 128, 128), Facts("bfloat16", 128, 128, "varying")
+MAMBA = Facts("bfloat16", 128, 64, "varying", scale=True)
 H200_TIMES = (
-    (Facts("bfloat16", 128, 128, "varying"), Call(64, 2048, 1, 132, initial=False), 0.102),
-    (Facts("bfloat16", 128, 128, "varying"), Call(96, 8192, 1, 132, initial=False), 0.414),
-    (Facts("bfloat16", 128, 128, "varying"), Call(32, 16384, 1, 132, initial=False), 0.354),
-    (Facts("bfloat16", 256, 256, "varying"), Call(256, 2048, 1, 132, initial=False), 1.11),
-    (Facts("bfloat16", 64, 64, "varying"), Call(64, 1024, 1, 132, initial=False), 0.093),
-    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(320, 4096, 80, 132, initial=False), 0.429),
-    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(192, 2048, 24, 132, initial=False), 0.121),
-    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(80, 65536, 80, 132, initial=False), 2.0),
-    (Facts("bfloat16", 128, 64, "varying", scale=True), Call(24, 16384, 24, 132, initial=False), 0.16),
+    (GATED, (64, 2048, 1), 0.070, 0.294),
+    (GATED, (96, 8192, 1), 0.327, 1.435),
+    (GATED, (32, 16384, 1), 0.247, 0.944),
+    (PLAIN, (64, 2048, 1), 0.058, 0.165),
+    (PLAIN, (96, 8192, 1), 0.251, 0.758),
+    (PLAIN, (32, 16384, 1), 0.216, 0.570),
+    (Facts("bfloat16", 256, 256, "varying"), (256, 2048, 1), 0.933, 3.215),
+    (Facts("bfloat16", 64, 64, "varying"), (64, 1024, 1), 0.031, 0.096),
+    (MAMBA, (320, 4096, 80), 0.317, 1.810),
+    (MAMBA, (192, 2048, 24), 0.088, 0.582),
+    (MAMBA, (80, 65536, 80), 1.318, 7.222),
+    (MAMBA, (24, 16384, 24), 0.109, 0.580),
 )
-"""Milliseconds of forward calls that were measured on an H200, in the form that the cost rule chose."""
+"""Milliseconds that an H200 takes for calls forward, and backward alone, by the kernels that the cost rule chooses:
+facts; batch * heads, positions, heads that share a query and key."""
 
 
-@pytest.mark.parametrize(("facts", "call", "milliseconds"), H200_TIMES)
-def test_kernels_take_about_what_was_measured(facts: Facts, call: Call, milliseconds: float) -> None:
-    rule = configuration.forward(facts, call)
+@pytest.mark.parametrize(("facts", "sizes", "forward", "backward"), H200_TIMES)
+def test_kernels_take_about_what_was_measured(
+    facts: Facts, sizes: tuple[int, int, int], forward: float, backward: float
+) -> None:
+    call = Call(*sizes, 132, initial=False, gradient=False, engine=True)
+    rule, after = configuration.forward(facts, call), configuration.backward(facts, call, facts.gate == "varying")
     found = pricing.candidate(facts, call, rule, H200)
-    assert 1e3 * found.cost.seconds == pytest.approx(milliseconds, rel=0.25)
+    both = pricing.candidate(facts, call, rule, H200, after)
+    assert 1 / 1.5 < 1e3 * found.cost.busy / forward < 1.5
+    assert 1 / 1.5 < 1e3 * (both.cost.busy - found.cost.busy) / backward < 1.5
     assert (found.form, found.segments) == (rule.form, rule.segments)
 
 
@@ -292,7 +306,6 @@ WALKS = (
     ("states", "long", "none", 4, False, 0.075),
     ("states", "mamba, long", "varying", 3, False, 0.43),
     ("states", "many", "none", 4, False, 0.128),
-    ("states", "mamba, few", "varying", 11, False, 0.05),
 )
 """Milliseconds of Hopper's walks alone, measured on an H200: role, shape, gate, pieces of time, whether with gradients
 of gates."""
@@ -315,7 +328,6 @@ def test_forms_are_priced_apart_and_the_cheapest_comes_first() -> None:
     assert {one.form for one in found} == {"recurrent", "walk", "segments", "parallel"}
     assert [one.cost.seconds for one in found] == sorted(one.cost.seconds for one in found)
     assert found[0].form != "recurrent"
-    assert pricing.cheapest(facts, call, H200).form == found[0].form
     both = {(one.form, one.segments): one for one in pricing.candidates(facts, call, H200, gates=True, gradient=True)}
     for one in found:
         assert both[one.form, one.segments].cost.seconds > one.cost.seconds
@@ -324,5 +336,5 @@ def test_forms_are_priced_apart_and_the_cheapest_comes_first() -> None:
 def test_few_programs_are_cut_into_segments() -> None:
     facts = Facts("bfloat16", 128, 128, "varying")
     few, many = (Call(lanes, 65536, 1, 132, initial=False) for lanes in (1, 512))
-    assert pricing.cheapest(facts, few, H200).segments > 4
-    assert pricing.cheapest(facts, many, H200).segments == 1
+    assert pricing.candidates(facts, few, H200, gates=True)[0].segments > 4
+    assert pricing.candidates(facts, many, H200, gates=True)[0].segments == 1

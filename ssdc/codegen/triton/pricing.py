@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from math import ceil
 
 from ssdc.codegen.triton import configuration
@@ -28,24 +27,18 @@ SLOTS: Mapping[str, int] = {
 """Programs of each kernel that a multiprocessor holds at once, by registers and shared memory."""
 SEGMENTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32)
 """Pieces of time that are tried."""
-CALL, CALL_BACK = 13.0, 100.0
+CALL, CALL_BACK = 2.3, 35.0
 """Operations that the host's work on a call is worth, forward and backward."""
-HOPPER: Mapping[str, float] = {
-    "plain": 0.58,
-    "constant": 0.06,
-    "varying": 0.15,
-    "scale": 0.14,
-    "gates": 0.5,
-    "wide": 0.78,
-}
+HOPPER: Mapping[str, float] = {"plain": 0.49, "varying": 0.14, "scale": 0.39, "gates": 0.84, "wide": 1.16}
 """Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
-takes; what a gate, a scale and the gradient of gates add; how it falls where a head's products are twice as long."""
-DESCRIBED = 2.3
+takes; what gates that vary, a scale and the gradient of gates add; how it grows where a program has a multiprocessor
+to itself."""
+DESCRIBED = 2.8
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
-KEPT, PROLOGUE = 1.8, 0.8
-"""How much longer a step takes that stores a state, and the steps that reading a chunk's operands first is worth."""
-REREAD = 0.3
-"""What reading a tile again costs, as a share of reading it from memory: most of it is in cache."""
+KEPT = 1.15
+"""How much longer a step takes that stores a state."""
+POSITION = 3.5
+"""Steps of a chain that a position by itself takes."""
 
 
 def forms(facts: Facts, call: Call) -> tuple[Forward, ...]:
@@ -66,12 +59,6 @@ def _admitted(facts: Facts, call: Call) -> tuple[Form, ...]:
     wide = facts.states > 128 or (facts.dtype == "float32" and facts.states > 64)
     portable: tuple[Form, ...] = ("recurrent", "parallel") if wide else ("recurrent", "walk", "segments", "parallel")
     return (*portable, *engine)
-
-
-@lru_cache(maxsize=4096)
-def cheapest(facts: Facts, call: Call, hardware: Hardware) -> Forward:
-    """The forward configuration with the least predicted time."""
-    return min(forms(facts, call), key=lambda one: _order(candidate(facts, call, one, hardware)))
 
 
 def candidates(
@@ -173,15 +160,20 @@ class _Sizes:
         self.chunks = -(-call.length // self.chunk)
         self.inner, self.outer = configuration.head(facts)
         self.tokens = float(call.lanes * call.length)
+        self.ends = 4.0 * facts.states * facts.columns * call.lanes
+        """Bytes of the last states."""
+
+    def rows(self) -> float:
+        """Bytes of two operands of states, two of columns, two numbers a position. What is read again is in cache."""
+        sizes = 2.0 * self.facts.states / self.call.shared + 2.0 * self.facts.columns
+        return self.item * self.tokens * sizes + 8.0 * self.tokens
 
     def walk(self, kernel: Kernel, segments: int) -> Work:
         """One pass with the state in registers."""
         tiles, chunk = kernel.tiles, self.chunk
         parts = -(-self.outer // tiles.outer)
         flops = 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + 2 * tiles.inner * tiles.outer)
-        again = 1.0 + REREAD * (parts - 1)
-        pairs = 2.0 * self.facts.states * (again / self.call.shared + REREAD * (1 - 1 / self.call.shared))
-        moved = self.item * self.tokens * (pairs + 2.0 * self.facts.columns) + 8.0 * self.tokens
+        moved = self.rows() + self.ends
         return self._work(kernel, self.call.lanes * segments * parts, -(-self.chunks // segments), flops, moved)
 
     def states(self, kernel: Kernel, segments: int, *, kept: bool) -> Work:
@@ -189,11 +181,9 @@ class _Sizes:
         tiles = kernel.tiles
         rows, columns = -(-self.inner // tiles.inner), -(-self.outer // tiles.outer)
         flops = 2.0 * self.chunk * tiles.inner * tiles.outer
-        read = self.facts.states * (1 + REREAD * (columns - 1)) / self.call.shared
-        read += self.facts.columns * (1 + REREAD * (rows - 1))
         size = self.facts.states * self.facts.columns
         written = (self.item * self.chunks if kept else 4.0 * segments) * self.call.lanes * size
-        moved = self.item * self.tokens * read + written + 4.0 * self.tokens
+        moved = self.rows() / 2 + written + self.ends
         programs = self.call.lanes * segments * rows * columns
         steps = -(-self.chunks // segments) * (KEPT if kept else 1.0)
         return self._work(kernel, programs, steps, flops, moved, held=written)
@@ -205,14 +195,12 @@ class _Sizes:
         flops = 2.0 * chunk * (tiles.inner * tiles.outer)
         if walk.walks:
             flops += 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + tiles.inner * tiles.outer)
-        shared = 2.0 * self.facts.states / self.call.shared
-        rows = shared * (1 + REREAD * (walk.outers - 1)) + 2.0 * self.facts.columns
         more = [self.facts.gate, *(("scale",) if self.facts.scale else ()), *(("gates",) if walk.gates else ())]
         pace = HOPPER["plain"] + sum(HOPPER.get(name, 0.0) for name in more)
         pace *= HOPPER["wide"] if _name(walk) == "hopper, wide" else 1.0
         steps = pace * ceil(ceil(self.call.length / chunk) / segments)
         programs = self.call.lanes * segments * walk.outers
-        moved = self.item * self.tokens * (rows if walk.walks else rows / 2) + 8.0 * self.tokens
+        moved = self.rows() + self.ends if walk.walks else self.rows() / 2
         return replace(self._work(walk, programs, steps, flops, moved), kernels=DESCRIBED)
 
     def groups(self) -> dict[str, list[Work]]:
@@ -233,20 +221,19 @@ class _Sizes:
         tiles, chunk = kernel.tiles, self.chunk
         gradients = kernel.template == "gradients"
         parts = -(-self.inner // tiles.inner) if gradients else -(-self.outer // tiles.outer)
-        steps = PROLOGUE + -(-self.outer // tiles.outer) if gradients else -(-self.inner // tiles.inner)
+        steps = -(-self.outer // tiles.outer) if gradients else -(-self.inner // tiles.inner)
         pair = 2.0 * chunk * chunk * (tiles.inner + tiles.outer)
         flops = products * pair + states * 2.0 * chunk * tiles.inner * tiles.outer
         size = float(self.facts.states * self.facts.columns * self.call.lanes * self.chunks)
-        rows = 2.0 * products * (self.facts.states / self.call.shared + self.facts.columns)
-        moved = self.item * (states * size + self.tokens * rows * (1 + REREAD * (parts - 1)))
+        moved = self.item * states * size + products * self.rows()
         programs = self.call.lanes // kernel.share * self.chunks * parts
         return self._work(kernel, programs, steps * kernel.share, flops, moved)
 
     def positions(self, kernel: Kernel) -> Work:
         """One pass position by position."""
         parts = -(-self.facts.columns // kernel.tiles.outer)
-        moved = self.item * 2.0 * self.tokens * (self.facts.states * parts + self.facts.columns)
-        return self._work(kernel, self.call.lanes * parts, self.call.length, 0.0, moved)
+        steps = POSITION * self.call.length
+        return self._work(kernel, self.call.lanes * parts, steps, 0.0, self.rows() + 2 * self.ends)
 
     def _work(
         self, kernel: Kernel | Walk, programs: float, steps: float, flops: float, moved: float, held: float = 0.0
