@@ -24,7 +24,7 @@ from ssdc.runtime import tuned
 from ssdc.runtime.tuned import Request, decoded
 from ssdc.runtime.tuning.candidates import ROUNDS, described
 from ssdc.runtime.tuning.search import Outcome, search
-from ssdc.runtime.tuning.trial import Case, Rejected, Timed
+from ssdc.runtime.tuning.trial import Case, Rejected, Timed, _units
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -411,3 +411,12 @@ def test_without_a_gpu_it_says_so() -> None:
     result = CliRunner().invoke(app, ["tune", str(ROOT / "examples" / "ssd.ssd")])
     assert result.exit_code == 1 and result.stdout == ""
     assert "need a CUDA device and triton; there is none here" in result.stderr
+
+
+def test_where_terms_cancel_the_reference_may_be_off_by_its_own_rounding() -> None:
+    exact = torch.tensor([1.0, -2e-14], dtype=torch.float64)  # the second is 0, but for float64's rounding
+    magnitude = torch.tensor([5.0, 0.0], dtype=torch.float64)
+    assert _units(torch.tensor([1.0, 0.0]), exact, magnitude, 2.0**-8, 2048) < 1
+    assert _units(torch.tensor([1.0, 1e-9]), exact, magnitude, 2.0**-8, 2048) > 2
+    assert _units(torch.tensor([1.1, 0.0]), exact, magnitude, 2.0**-8, 2048) > 2
+    assert _units(torch.tensor([1.0, torch.nan]), exact, magnitude, 2.0**-8, 2048) == float("inf")

@@ -76,9 +76,6 @@ def planner(
     typer.echo(
         f"{figures.cells} cells: regret {figures.mean:.3f} (geometric mean), {figures.worst:.2f} at worst, {near}"
     )
-    others = [cell.regret_of(cell.other) for cell in found if cell.other]
-    if others:
-        typer.echo(f"what is predicted to be the fastest: {_mean(others):.3f}, {max(others):.2f} at worst")
 
 
 def _write(file: Path | None, found: list[Cell]) -> None:
@@ -145,9 +142,3 @@ def _table(found: list[Cell]) -> Table:
         row = (cell.layer, cell.equation, call, mode, chosen.name, measured, predicted, best.name, least)
         table.add_row(*row, f"{cell.regret:.2f}")
     return table
-
-
-def _mean(values: list[float]) -> float:
-    from math import exp, log
-
-    return exp(sum(map(log, values)) / len(values))

@@ -1,4 +1,4 @@
-"""`ssdc tune`: Triton kernels beyond those of the cost rule, checked, timed, and kept for later calls.
+"""`ssdc tune`: Triton kernels beyond those of the cost model, checked, timed, and kept for later calls.
 
 In goes a file and the sizes of calls; out come a table of what each call's contractions ask, what was tried and what
 won, and entries in the user's cache (`ssdc.runtime.tuned`). Every candidate runs in a process of its own.
@@ -43,7 +43,7 @@ def tune(
     most: MostOption = 40,
     limit: LimitOption = 60.0,
 ) -> None:
-    """Search Triton kernels for calls of these sizes, beyond what the cost rule chooses without timing anything.
+    """Search Triton kernels for calls of these sizes, beyond what the cost model chooses without timing anything.
 
     Forms, segments of time, chunks, tiles, warps and stages are tried, forwards and backwards, each in a process of its
     own. A candidate [bold]counts[/bold] if outputs and gradients agree with float64 element by element (16 u sum|terms|

@@ -25,7 +25,7 @@ Value = TypeVar("Value", str, int | None, str | None)
 KERNEL_FORMS = ("recurrent", "walk", "segments", "parallel", "hopper")
 """The forms of the Triton kernels."""
 FORMS = ("auto", "order", "torch", *KERNEL_FORMS)
-"""What `form=` takes: kernels in the form that their cost rule chooses, kernels for the order asked for, PyTorch, or
+"""What `form=` takes: kernels in the form that their cost model chooses, kernels for the order asked for, PyTorch, or
 kernels in one form."""
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 
 from ssdc.plan.hardware import Hardware
 
-STALL = 2.63
+STALL = 1.35
 """How much longer one program takes for products that wait for one another than a multiprocessor that has them all."""
-TOGETHER = 1.5
+TOGETHER = 1.6
 """How well a GPU's units work beside one another: the power in whose norm their times add up (one: they take turns)."""
 ROW = 30.0
 """Elementwise operations that a CPU does while it starts a row."""

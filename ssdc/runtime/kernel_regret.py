@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssdc.codegen.triton import configuration, hopper, pricing
-from ssdc.codegen.triton.configuration import Backward, BackwardForm, Call, Forward
+from ssdc.codegen.triton import choose, pricing
+from ssdc.codegen.triton.configuration import Backward, Call, Forward
 from ssdc.codegen.triton.facts import Facts
 from ssdc.plan.candidate import Candidate
 from ssdc.plan.hardware import Hardware
@@ -35,7 +35,6 @@ BURST, REPLAYS, CALLS = 4e-3, 9, 25
 """Seconds of calls that a graph holds, its replays of which the median counts, and calls of which that of the host."""
 SHORT = 256
 """Positions that one kernel is tried on one by one."""
-BACKWARD_FORMS: tuple[BackwardForm, ...] = ("hopper", "parallel")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Shape:
 
 
 SEGMENTS = (1, 2, 4, 8, 16, 32)
-"""Pieces of time that are measured, besides those of the rule's choice."""
+"""Pieces of time that are measured, besides those of the choice."""
 WIDTHS = ((64, 64, 1), (128, 128, 1), (128, 64, 8), (256, 64, 1), (256, 256, 1))
 """States, columns, and heads that share a query and key."""
 LANES = ((1, 1), (1, 16), (4, 32), (16, 64))
@@ -77,7 +76,7 @@ def shapes(lengths: tuple[int, ...]) -> tuple[Shape, ...]:
 
 def measure(shape: Shape, hardware: Hardware, device: str = "cuda") -> Iterator[Cell]:
     """The cells of a shape, forward, and forward and backward; none where the device has no memory for it. First among
-    candidates is the cost rule's choice, which calls run; `other` is what is predicted to be the fastest."""
+    candidates is the choice, which calls run."""
     count = processors(torch.device(device))
     facts = Facts("bfloat16", shape.states, shape.columns, "varying")
     operands = _operands(shape, device)
@@ -86,18 +85,18 @@ def measure(shape: Shape, hardware: Hardware, device: str = "cuda") -> Iterator[
     sizes = {"b": shape.batch, "T": shape.length, "H": shape.heads, "N": shape.states, "P": shape.columns}
     groups = f"G={shape.heads // shape.shared}"
     try:
-        forward = {one: _forward(one, shape, operands) for one in _forms(facts, call)}
-        back = {one: _backward(one, shape, operands) + _learning(operands) for one in _backs(facts, call)}
+        forward = {one: _forward(one, shape, operands) for one in _forms(facts, call, hardware)}
+        back = {one: _backward(one, shape, operands) + _learning(operands) for one in _backs(facts, call, hardware)}
     except torch.cuda.OutOfMemoryError:
         return
     alone = [_timing(pricing.candidate(facts, call, one, hardware), taken) for one, taken in forward.items()]
-    yield Cell("kernels", groups, sizes, "forward", tuple(alone), _least(alone))
+    yield Cell("kernels", groups, sizes, "forward", tuple(alone))
     both = [
         _timing(pricing.candidate(facts, call, one, hardware, after), first + second, after)
         for one, first in forward.items()
         for after, second in back.items()
     ]
-    yield Cell("kernels", groups, sizes, "both", tuple(both), _least(both))
+    yield Cell("kernels", groups, sizes, "both", tuple(both))
 
 
 @dataclass(frozen=True)
@@ -117,30 +116,18 @@ def _timing(found: Candidate, taken: Taken, after: Backward | None = None) -> Ti
     return Timing(found.title + back, found.cost.seconds, max(taken.device, taken.host))
 
 
-def _least(timings: Sequence[Timing]) -> str:
-    return min(timings, key=lambda one: one.predicted).name
+def _forms(facts: Facts, call: Call, hardware: Hardware) -> tuple[Forward, ...]:
+    """What is measured forward, the choice first; position by position only where time is short."""
+    chosen = choose.forward(facts, call, hardware=hardware)
+    offered = [one for one in pricing.forms(facts, call) if one.segments in SEGMENTS]
+    return tuple(dict.fromkeys((chosen, *(one for one in offered if one.form != "recurrent" or call.length <= SHORT))))
 
 
-def _forms(facts: Facts, call: Call) -> tuple[Forward, ...]:
-    """What is measured forward, the rule's choice first; position by position only where time is short."""
-    rule = configuration.forward(facts, call)
-    offered = pricing.forms(facts, call)
-    fair = [one for one in offered if one.segments in SEGMENTS and (one.form != "recurrent" or call.length <= SHORT)]
-    return tuple(dict.fromkeys((rule, *fair)))
-
-
-def _backs(facts: Facts, call: Call) -> tuple[Backward, ...]:
-    """What is measured backward, the rule's choice first."""
-    rule = configuration.backward(facts, call, True)
-    chunks = -(-call.length // configuration.chunk_of(facts))
-    offered = [
-        configuration.backward(facts, call, True, segments, form)
-        for form in BACKWARD_FORMS
-        if form != "hopper" or (call.engine and hopper.fits(facts))
-        for segments in SEGMENTS
-        if segments == 1 or 4 * segments <= chunks
-    ]
-    return tuple(dict.fromkeys((rule, *offered)))
+def _backs(facts: Facts, call: Call, hardware: Hardware) -> tuple[Backward, ...]:
+    """What is measured backward, the choice first."""
+    chosen = choose.backward(facts, call, True, hardware=hardware)
+    offered = [one for one in pricing.backs(facts, call, True) if one.segments in SEGMENTS]
+    return tuple(dict.fromkeys((chosen, *offered)))
 
 
 def _operands(shape: Shape, device: str) -> tuple[Tensor, ...]:

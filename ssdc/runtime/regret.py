@@ -55,15 +55,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Cell:
-    """One contraction of one call: its candidates, cheapest predicted first, so that the first is the planner's; and
-    the choice of another rule, where there is one."""
+    """One contraction of one call: its candidates, of which the first is the planner's choice."""
 
     layer: str
     equation: str
     sizes: Mapping[str, int]
     mode: Mode
     timings: tuple[Timing, ...]
-    other: str = ""
 
     @property
     def best(self) -> Timing:
@@ -73,12 +71,7 @@ class Cell:
     @property
     def regret(self) -> float:
         """Measured time of the planner's choice over that of the best."""
-        return self.regret_of(self.timings[0].name)
-
-    def regret_of(self, name: str) -> float:
-        """Measured time of a candidate over that of the best; not a number for one that was not measured."""
-        found = next((one.seconds for one in self.timings if one.name == name), None)
-        return (found or float("nan")) / (self.best.seconds or float("nan"))
+        return (self.timings[0].seconds or float("nan")) / (self.best.seconds or float("nan"))
 
     @property
     def accuracy(self) -> float:

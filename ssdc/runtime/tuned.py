@@ -1,9 +1,9 @@
-"""Kernels that `ssdc tune` found faster than those of the cost rule, kept in the user's cache and looked up at calls.
+"""Kernels that `ssdc tune` found faster than those of the cost model, kept in the user's cache and looked up at calls.
 
 An entry is a file `tuned/<SHA-256 of its content>.json` in the directory of generated code: what was asked (device,
 Triton's version, pass, facts and sizes of a call), the kernels that won, and a digest of their sources. Entries are
 read once a process. One whose content is not what its name says, that does not decode, or whose kernels would not be
-those that were checked, is refused with a warning, and the cost rule's choice stands.
+those that were checked, is refused with a warning, and the cost model's choice stands.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from ssdc.codegen.triton import configuration, hopper
-from ssdc.codegen.triton.configuration import Backward, Call, Forward
+from ssdc.codegen.triton import choose, hopper
+from ssdc.codegen.triton.configuration import Backward, Call, Form, Forward
 from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.text import source
+from ssdc.plan.hardware import H200, Hardware
+from ssdc.plan.profiles import profile
 from ssdc.resources import keep, private
+from ssdc.runtime.devices import name_of
 from ssdc.runtime.loader import cache_directory
 
 Choice = Forward | Backward
@@ -36,30 +39,38 @@ TYPES: Mapping[Pass, type[Forward] | type[Backward]] = {"forward": Forward, "bac
 
 @dataclass(frozen=True)
 class Request:
-    """What a call asks the cost rule: `gates` tells whether gradients of gates are wanted."""
+    """What a call asks the cost model: `gates` tells whether gradients of gates are wanted."""
 
     kind: Pass
     facts: Facts
     call: Call
     gates: bool = False
 
-    def rule(self) -> Choice:
-        """The cost rule's answer."""
+    def rule(self, hardware: Hardware = H200) -> Choice:
+        """The cost model's answer."""
         if self.kind == "forward":
-            return configuration.forward(self.facts, self.call)
-        return configuration.backward(self.facts, self.call, self.gates)
+            return choose.forward(self.facts, self.call, hardware=hardware)
+        return choose.backward(self.facts, self.call, self.gates, hardware=hardware)
 
 
-def forward(facts: Facts, call: Call, device: torch.device) -> Forward:
-    """The kernels of a forward call."""
+def forward(facts: Facts, call: Call, device: torch.device, form: Form | None = None) -> Forward:
+    """The kernels of a forward call, of a form where one is given."""
+    if form is not None:
+        return choose.forward(facts, call, form, hardware=hardware(device))
     found = _chosen(Request("forward", facts, call), device) if _busy() else None
-    return found if isinstance(found, Forward) else configuration.forward(facts, call)
+    return found if isinstance(found, Forward) else choose.forward(facts, call, hardware=hardware(device))
 
 
 def backward(facts: Facts, call: Call, gates: bool, device: torch.device) -> Backward:
     """The kernels of a backward call."""
     found = _chosen(Request("backward", facts, call, gates), device) if _busy() else None
-    return found if isinstance(found, Backward) else configuration.backward(facts, call, gates)
+    return found if isinstance(found, Backward) else choose.backward(facts, call, gates, hardware=hardware(device))
+
+
+@lru_cache(maxsize=64)
+def hardware(device: torch.device) -> Hardware:
+    """The profile that kernels on a device are chosen by."""
+    return profile("cuda", name_of(str(device))) if device.type == "cuda" else H200
 
 
 def listens() -> bool:
@@ -73,7 +84,7 @@ def kept() -> int:
 
 
 def _busy() -> bool:
-    """Whether anything but the cost rule may have a say."""
+    """Whether anything but the cost model may have a say."""
     return bool(_sessions) or bool(_entries())
 
 
@@ -88,7 +99,7 @@ def _chosen(request: Request, device: torch.device) -> Choice | None:
 
 @dataclass
 class Session:
-    """What the calls within it asked, in order; `forced` answers all requests of its pass, the cost rule the others."""
+    """What the calls within it asked, in order; `forced` answers all requests of its pass, the model the others."""
 
     forced: Choice | None = None
     requests: list[Request] = field(default_factory=list)
@@ -104,7 +115,7 @@ _sessions: list[Session] = []
 
 @contextmanager
 def session(forced: Choice | None = None) -> Iterator[Session]:
-    """Within it, kernels are those of the cost rule but for a forced choice, and requests are recorded."""
+    """Within it, kernels are those of the cost model but for a forced choice, and requests are recorded."""
     _sessions.append(Session(forced))
     try:
         yield _sessions[-1]

@@ -3,12 +3,10 @@ sizes of heads, layouts that the copy engine does not read."""
 
 from __future__ import annotations
 
-from unittest.mock import patch
-
 import pytest
 import torch
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import choose
 from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.calls import Given
 from tests.gpu.test_masked import ALLOWED, LARGE, on_device, run
@@ -47,14 +45,14 @@ def test_every_pair_of_sizes(states: int, columns: int) -> None:
 
 
 def test_large_calls_take_it_and_what_it_cannot_read_goes_elsewhere() -> None:
-    case = Case(length=configuration.LARGE // 1024, states=64, columns=64)
+    case = Case(length=2**15, states=64, columns=64)
     lead = (case.batch, case.length, case.heads, 64)
     query, key, value = (torch.zeros(lead, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     gate = torch.zeros(lead[:3], device="cuda")
 
     def form(*tensors: torch.Tensor) -> str:
         given = Given(*tensors, gate, None, None, None, case.heads, False, 0)
-        return configuration.forward(given.facts, given.call(gradient=True)).form
+        return choose.forward(given.facts, given.call(gradient=True)).form
 
     assert form(query, key, value) == "hopper"
     assert form(*(x[:, :100] for x in (query, key, value))) != "hopper"  # too short to pay
@@ -66,14 +64,9 @@ def test_large_calls_take_it_and_what_it_cannot_read_goes_elsewhere() -> None:
 def test_two_runs_give_the_same_bits_and_later_inputs_leave_earlier_outputs_alone() -> None:
     case = Case(batch=2, length=700, states=128, columns=64, scale=True)
     leaves = on_device(operands(case, torch.bfloat16), grad=False)
-    walked = patch.object(configuration, "LARGE", 0)
-    with walked:
-        configuration.forward.cache_clear()
-        first, again = run(case, leaves)[0], run(case, leaves)[0]
+    first, again = run(case, leaves, "hopper")[0], run(case, leaves, "hopper")[0]
     assert torch.equal(first, again)
     changed = [x.clone() if x is not None else None for x in leaves]
     for x in changed[:3]:
         x[:, 333:] = 7.0
-    with walked:
-        assert torch.equal(run(case, changed)[0][:, :333], first[:, :333])
-    configuration.forward.cache_clear()
+    assert torch.equal(run(case, changed, "hopper")[0][:, :333], first[:, :333])

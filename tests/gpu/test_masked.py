@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ssdc
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import choose, configuration
 from ssdc.runtime.kernels import replay
 from ssdc.runtime.kernels.masked import masked
 from tests.support.launches import recorded
@@ -50,8 +50,8 @@ def on_device(given, grad=True):  # type: ignore[no-untyped-def]
 
 def run(case, leaves, form=None, segments=None):  # type: ignore[no-untyped-def]
     query, key, value, gate, own, scale, initial, skip = leaves
-    chosen = partial(configuration.forward, form=form, segments=segments)
-    with patch.object(configuration, "forward", chosen):
+    chosen = partial(choose.forward, form=form, segments=segments)
+    with patch.object(choose, "forward", chosen):
         reader = "gate" if case.own == "gate" else own
         return masked(query, key, value, gate, reader, scale, initial, case.heads, case.strict, skip, case.maps)
 
@@ -67,9 +67,9 @@ def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> N
     exact, magnitude = reference(case, given, grad, grad_final)
     for form, segments in FORMS:
         leaves = on_device(given)
-        backward = partial(configuration.backward, segments=segments, form="parallel")
+        backward = partial(choose.backward, segments=segments, form="parallel")
         y, final = run(case, leaves, form, segments)
-        with patch.object(configuration, "backward", backward):
+        with patch.object(choose, "backward", backward):
             torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
         found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, UNIT[dtype])
         if dtype == torch.float32 and case.initial:  # a state's gradient is one sum over all positions
@@ -81,8 +81,8 @@ def test_values_and_gradients_of_every_form(case: Case, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("case", (*CASES[::3], *LARGE[::2]), ids=str)
 def test_a_replayed_call_gives_the_bits_of_the_call(case: Case) -> None:
     for form, segments in (*FORMS, (None, None)):
-        forward = partial(configuration.forward, form=form, segments=segments)
-        backward = partial(configuration.backward, segments=segments, form="parallel" if form else None)
+        forward = partial(choose.forward, form=form, segments=segments)
+        backward = partial(choose.backward, segments=segments, form="parallel" if form else None)
 
         def turn(seed: int) -> list[torch.Tensor]:
             leaves = on_device(operands(case, torch.bfloat16, seed))
@@ -96,7 +96,7 @@ def test_a_replayed_call_gives_the_bits_of_the_call(case: Case) -> None:
                 *torch.autograd.grad((y, final), [x for x in leaves if x is not None], (y + 1, final + 1)),
             ]
 
-        with patch.object(configuration, "forward", forward), patch.object(configuration, "backward", backward):
+        with patch.object(choose, "forward", forward), patch.object(choose, "backward", backward):
             for seed in range(4):
                 found = turn(seed)
                 with patch.object(replay, "_known", {}):
@@ -118,19 +118,23 @@ def test_every_pair_of_tile_sizes(states: int, columns: int) -> None:
         exact, magnitude = reference(case, given, grad, grad_final)
         for form, segments in forms:
             leaves = on_device(given)
-            backward = partial(configuration.backward, form="parallel")
+            backward = partial(choose.backward, form="parallel")
             with (
                 patch.object(configuration, "share_of", lambda shared, most: shared),
-                patch.object(configuration, "backward", backward),
+                patch.object(choose, "backward", backward),
             ):
-                configuration.forward.cache_clear()
-                backward.func.cache_clear()
+                forget()
                 y, final = run(case, leaves, form, segments)
                 torch.autograd.backward((y, final), (grad.cuda(), grad_final.cuda()))
             found = units([y, final, *(x.grad for x in leaves if x is not None)], exact, magnitude, 2.0**-8)
             assert max(found) <= 2, (groups, form, segments, found)
-    configuration.forward.cache_clear()
-    configuration.backward.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """Configurations are made anew."""
+    for known in (choose.forward, choose.backward, configuration.forward, configuration.backward):
+        (known.func if isinstance(known, partial) else known).cache_clear()
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.length > 65], ids=str)

@@ -16,7 +16,7 @@ from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import configuration, pricing
 from ssdc.codegen.triton.configuration import Call
 from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.hopper import WARPS, Walk
@@ -74,19 +74,19 @@ def _usage(source: ASTSource, options: dict[str, object], capability: int) -> Us
 
 
 def configurations(facts: Facts) -> Iterator[Kernel]:
-    """Every kernel that the cost rule can choose for some call with these facts."""
+    """Every kernel that the cost model can choose for some call with these facts."""
     seen = set()
     for call in (
         Call(lanes, length, shared, 132) for lanes in (1, 64, 640) for length in (1, 2048, 65536) for shared in (1, 80)
     ):
-        forward = configuration.forward(facts, call)
-        backward = configuration.backward(facts, call, facts.gate != "none")
-        kernels = [forward.outputs]
-        kernels += [forward.sums, forward.carry] if forward.segments > 1 else []
-        kernels += [forward.states] if forward.form == "parallel" else []
-        kernels += [backward.sums, backward.later_sums, backward.later_carry] if backward.segments > 1 else []
-        kernels += [configuration.rows(facts)] if facts.norm is not None else []
-        kernels += [backward.states, backward.later, backward.gradients, backward.values]
+        kernels = [configuration.rows(facts)] if facts.norm is not None else []
+        for forward in pricing.forms(facts, call):
+            kernels += [forward.outputs]
+            kernels += [forward.sums, forward.carry] if forward.segments > 1 else []
+            kernels += [forward.states] if forward.form == "parallel" else []
+        for backward in pricing.backs(facts, call, facts.gate != "none"):
+            kernels += [backward.sums, backward.later_sums, backward.later_carry] if backward.segments > 1 else []
+            kernels += [backward.states, backward.later, backward.gradients, backward.values]
         for kernel in kernels:
             if kernel not in seen:
                 seen.add(kernel)

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 
-from ssdc.codegen.triton import configuration, hopper
+from ssdc.codegen.triton import choose, hopper
 from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.calls import OWN, Given
 from ssdc.runtime.kernels.masked import masked
@@ -25,13 +25,13 @@ def errors(case: Case, dtype: torch.dtype, segments: int, device: str) -> list[f
     grad_final = torch.randn(case.batch, case.heads, case.states, case.pitch)
     exact, magnitude = reference(case, given, grad, grad_final)
     leaves = [None if x is None else x.to(device).requires_grad_() for x in given]
-    forward = partial(configuration.forward, form="hopper", segments=segments)
-    backward = partial(configuration.backward, form="hopper", segments=segments)
+    forward = partial(choose.forward, form="hopper", segments=segments)
+    backward = partial(choose.backward, form="hopper", segments=segments)
     ran = []
     real = walks._run
     with (
-        patch.object(configuration, "forward", forward),
-        patch.object(configuration, "backward", backward),
+        patch.object(choose, "forward", forward),
+        patch.object(choose, "backward", backward),
         patch.object(walks, "_run", lambda walk, *rest: (ran.append(walk.role), real(walk, *rest))),
     ):
         *first, skip = leaves

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from ssdc.codegen.triton import configuration, hopper
+from ssdc.codegen.triton import choose, hopper
 from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.maps import decoded
 from ssdc.runtime.kernels import calls, launch, replay, walks
@@ -53,9 +53,9 @@ def both_ways(case: chunked.Case, dtype: torch.dtype, form: str, segments: int, 
     given = {name: None if x is None else place(x) for name, x in _operands(chunked, case, dtype)}
     leaves = [x.requires_grad_() for x in given.values() if x is not None]
     given["own"] = reader(case, given["own"])  # type: ignore[assignment]
-    forward = partial(configuration.forward, form=form, segments=segments)
-    backward = partial(configuration.backward, segments=segments, form="hopper" if form == "hopper" else "parallel")
-    with patch.object(configuration, "forward", forward), patch.object(configuration, "backward", backward):
+    forward = partial(choose.forward, form=form, segments=segments)
+    backward = partial(choose.backward, segments=segments, form="hopper" if form == "hopper" else "parallel")
+    with patch.object(choose, "forward", forward), patch.object(choose, "backward", backward):
         y, final = masked(**given, heads=case.heads, strict=case.strict, maps=case.maps)  # type: ignore[arg-type]
         grads = place(torch.ones_like(y, device="cpu")), place(torch.ones_like(final, device="cpu"))
         return [y, final, *torch.autograd.grad((y, final), leaves, grads)]

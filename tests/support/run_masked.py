@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import choose
 from ssdc.runtime.kernels.masked import masked
 from tests.support.masked import CASES, Case, operands, reference, units
 
@@ -25,9 +25,9 @@ def gradients(case: Case, form: str, segments: int) -> list[float]:
     grad_final = torch.randn(case.batch, case.heads, case.states, case.pitch)
     exact, magnitude = reference(case, given, grad, grad_final)
     leaves = [None if x is None else x.requires_grad_() for x in given]
-    forward = partial(configuration.forward, form=form, segments=segments)
-    backward = partial(configuration.backward, segments=segments)
-    with patch.object(configuration, "forward", forward), patch.object(configuration, "backward", backward):
+    forward = partial(choose.forward, form=form, segments=segments)
+    backward = partial(choose.backward, segments=segments)
+    with patch.object(choose, "forward", forward), patch.object(choose, "backward", backward):
         query, key, value, gate, own, scale, initial, skip = leaves
         reader = "gate" if case.own == "gate" else own
         rest = (case.heads, case.strict, skip, case.maps)

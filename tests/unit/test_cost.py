@@ -13,7 +13,7 @@ from pathlib import Path as File
 import pytest
 
 from ssdc import pipeline
-from ssdc.codegen.triton import configuration, pricing
+from ssdc.codegen.triton import choose, pricing
 from ssdc.codegen.triton.configuration import Call
 from ssdc.codegen.triton.facts import Facts, Gate
 from ssdc.codegen.triton.hopper import Role
@@ -244,7 +244,7 @@ H200_TIMES = (
     (MAMBA, (80, 65536, 80), 1.318, 7.222),
     (MAMBA, (24, 16384, 24), 0.109, 0.580),
 )
-"""Milliseconds that an H200 takes for calls forward, and backward alone, by the kernels that the cost rule chooses:
+"""Milliseconds that an H200 takes for calls forward, and backward alone, by the kernels that the cost model chooses:
 facts; batch * heads, positions, heads that share a query and key."""
 
 
@@ -253,7 +253,7 @@ def test_kernels_take_about_what_was_measured(
     facts: Facts, sizes: tuple[int, int, int], forward: float, backward: float
 ) -> None:
     call = Call(*sizes, 132, initial=False, gradient=False, engine=True)
-    rule, after = configuration.forward(facts, call), configuration.backward(facts, call, facts.gate == "varying")
+    rule, after = choose.forward(facts, call), choose.backward(facts, call, facts.gate == "varying")
     found = pricing.candidate(facts, call, rule, H200)
     both = pricing.candidate(facts, call, rule, H200, after)
     assert 1 / 1.5 < 1e3 * found.cost.busy / forward < 1.5
@@ -324,11 +324,14 @@ def test_walks_take_about_what_was_measured(
 
 def test_forms_are_priced_apart_and_the_cheapest_comes_first() -> None:
     facts, call = Facts("bfloat16", 128, 128, "varying"), Call(8, 16384, 1, 132, initial=False)
-    found = pricing.candidates(facts, call, H200, gates=True)
+    found = pricing.candidates(facts, call, H200)
     assert {one.form for one in found} == {"recurrent", "walk", "segments", "parallel"}
-    assert [one.cost.seconds for one in found] == sorted(one.cost.seconds for one in found)
+    assert list(found) == sorted(found, key=pricing.order)
     assert found[0].form != "recurrent"
-    both = {(one.form, one.segments): one for one in pricing.candidates(facts, call, H200, gates=True, gradient=True)}
+    chosen = choose.forward(facts, call)
+    assert (chosen.form, chosen.segments) == (found[0].form, found[0].segments)
+    after = choose.backward(facts, call, True)
+    both = {(one.form, one.segments): one for one in pricing.candidates(facts, call, H200, after)}
     for one in found:
         assert both[one.form, one.segments].cost.seconds > one.cost.seconds
 
@@ -336,5 +339,5 @@ def test_forms_are_priced_apart_and_the_cheapest_comes_first() -> None:
 def test_few_programs_are_cut_into_segments() -> None:
     facts = Facts("bfloat16", 128, 128, "varying")
     few, many = (Call(lanes, 65536, 1, 132, initial=False) for lanes in (1, 512))
-    assert pricing.candidates(facts, few, H200, gates=True)[0].segments > 4
-    assert pricing.candidates(facts, many, H200, gates=True)[0].segments == 1
+    assert pricing.candidates(facts, few, H200)[0].segments > 4
+    assert pricing.candidates(facts, many, H200)[0].segments == 1

@@ -6,6 +6,7 @@ The device here compiles for compute capability 9.0, keeps what it is handed, an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompilationError
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import choose
 from ssdc.runtime.kernels import launch, masked, replay, walks
 from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.calls import Given
@@ -91,6 +92,13 @@ def forward(given: tuple[Tensor, ...], form: str) -> tuple[Tensor, ...]:
     return forward_pass(Given(*given, None, None, None, given[0].shape[2], False, 0), form)
 
 
+def form(patch: pytest.MonkeyPatch, name: str, segments: int = 1) -> None:
+    """From now on, calls take this form, or backward the portable one where they walk portably."""
+    back = "hopper" if name == "hopper" else "parallel"
+    patch.setattr(choose, "forward", partial(choose.forward, form=name, segments=segments))
+    patch.setattr(choose, "backward", partial(choose.backward, form=back, segments=segments))
+
+
 @pytest.mark.parametrize("form", ["walk", "hopper"])
 def test_a_remembered_kernel_is_the_one_that_triton_would_start(
     form: str, handed: Handed, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +142,7 @@ def test_what_is_remembered_starts_without_a_look_up(handed: Handed, monkeypatch
 def test_kernels_of_a_call_are_compiled_side_by_side_and_start_in_order(
     size: tuple[int, int, int, int], handed: Handed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(configuration, "LARGE", 2**19)
+    form(monkeypatch, "walk" if size[1] < 100 else "hopper")
     compiled, real = [], launch._compile
 
     def recorded(wanted: list[launch.Later]) -> None:
@@ -190,11 +198,8 @@ def test_few_calls_are_remembered(handed: Handed, monkeypatch: pytest.MonkeyPatc
 def test_a_replayed_pass_hands_over_what_the_pass_does(
     length: int, groups: int, handed: Handed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(configuration, "LARGE", 2**19)
-    monkeypatch.setattr(configuration, "segments_for", lambda *_: 3 if length == 8192 else 1)
+    form(monkeypatch, "walk" if length < 100 else "hopper", 3 if length == 8192 else 1)
     monkeypatch.setattr(replay, "_known", {})
-    for rule in (configuration.forward, configuration.backward):
-        rule.cache_clear()
     (query, _, value, gate), key = operands((1, length, 2, 48)), operands((1, length, groups, 48))[1]
     arguments = (query, key, value, gate, None, gate + 1, None, 2, False, 0, None, "")
     passes = (lambda: masked._forward(*arguments, ""), lambda: masked._backward(query * 2, None, *arguments, True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import choose
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import replay
 from ssdc.runtime.kernels.replay import replayed
@@ -104,7 +104,7 @@ def test_another_rule_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     x, _ = tensors(0)
     for _ in range(3):
         run(x)
-    monkeypatch.setattr(configuration, "forward", lambda *_: None)
+    monkeypatch.setattr(choose, "forward", lambda *_: None)
     run(x)
     assert len(runs) == 3
     with tuned.session():

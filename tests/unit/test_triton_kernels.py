@@ -8,7 +8,7 @@ import importlib.util
 import pytest
 import torch
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import choose
 from ssdc.codegen.triton.configuration import Call
 from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
 from ssdc.codegen.triton.text import source
@@ -109,7 +109,7 @@ def test_the_rule_cuts_time_into_pieces_that_cover_it(shared: int) -> None:
         for length in (1, 63, 64, 65, 4096, 1_000_001):
             call = Call(lanes, length, shared, 132)
             facts = Facts("bfloat16", 128, 64, "varying")
-            forward, backward = configuration.forward(facts, call), configuration.backward(facts, call, True)
+            forward, backward = choose.forward(facts, call), choose.backward(facts, call, True)
             chunks = -(-length // forward.outputs.tiles.chunk)
             assert 1 <= forward.segments <= max(1, chunks) and 1 <= backward.segments <= max(1, chunks)
             assert shared % forward.outputs.share == 0 and shared % backward.values.share == 0

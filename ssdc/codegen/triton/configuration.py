@@ -1,9 +1,9 @@
-"""The cost rule: facts and sizes of a call -> which kernels run, with which tiles. Nothing is timed.
+"""The kernels of a form: facts and sizes of a call, a form and pieces of time -> which kernels run, with which tiles.
 
-Forward, five forms: `hopper` (the walk in Gluon, on Hopper GPUs wherever it serves), `recurrent` (position by position,
-state in registers), `walk` (the same chunk by chunk), `segments` (states of segments first, then the walk of each), and
+Forward, five forms: `hopper` (the walk in Gluon, on Hopper GPUs), `recurrent` (position by position, state in
+registers), `walk` (the same chunk by chunk), `segments` (states of segments first, then the walk of each), and
 `parallel` (the state before every chunk in memory, then all chunks side by side). Backward, two: `hopper`, and
-`parallel` over chunks.
+`parallel` over chunks. Not done here: the choice among them (`ssdc.codegen.triton.choose`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from ssdc.codegen.triton import hopper
 from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
 
 Form = Literal["recurrent", "walk", "segments", "parallel", "hopper"]
@@ -23,15 +22,6 @@ FORMS: Mapping[str, Form | None] = {
     "hopper": "hopper",
 }  # fmt: skip
 """The forms of a forward call, by what operators take for them; none where the rule chooses."""
-
-SHORT = 16
-"""The longest call that goes position by position: speculative decoding, short prefills."""
-
-LARGE = 2**25
-"""Elements of keys and values, head by head, from which Hopper's walk is chosen."""
-
-WALK_SLOTS, STATES_SLOTS = 2, 3
-"""Programs of the walk and of states that a multiprocessor holds at once, by their registers."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +86,6 @@ def head(facts: Facts) -> tuple[int, int]:
     return padded(facts.states, least), padded(facts.columns, least)
 
 
-def segments_for(programs: int, chunks: int, slots: int) -> int:
-    """Pieces of time that bring `programs` to the `slots` of the machine; one where three eighths are filled already,
-    or where time is so short that two more launches cost more.
-
-    >>> segments_for(24, 256, 264), segments_for(128, 256, 264), segments_for(24, 32, 264)
-    (11, 1, 1)
-    """
-    if 8 * programs > 3 * slots or chunks < 64:
-        return 1
-    return max(1, min(slots // max(1, programs), chunks // 4))
-
-
 def chunk_of(facts: Facts) -> int:
     """Positions in a chunk. Float32 has no tensor cores, so small chunks cost least and keep sums in registers."""
     return 32 if facts.dtype == "float32" else 64
@@ -130,24 +108,12 @@ def share_of(shared: int, most: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | None = None) -> Forward:
-    """The kernels of a forward call; `form` and `segments` force a choice, for tests and measurements."""
+def forward(facts: Facts, call: Call, form: Form, segments: int = 1) -> Forward:
+    """The kernels of a forward call in a form."""
     chunk = chunk_of(facts)
     chunks = -(-call.length // chunk)
     inner, outer = head(facts)
-    walk = walk_tiles(facts)
-    programs = call.lanes * -(-outer // walk.outer)
-    if form is None:
-        form = _form(facts, call, programs, chunks)
-    of_states = state_tiles(facts)
-    if segments is None:
-        if form == "parallel":
-            parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
-            segments = segments_for(call.lanes * parts, chunks, STATES_SLOTS * call.processors)
-        elif form == "hopper":
-            segments = _hopper_segments(facts, call, chunks)
-        else:
-            segments = segments_for(programs, chunks, WALK_SLOTS * call.processors) if form == "segments" else 1
+    walk, of_states = walk_tiles(facts), state_tiles(facts)
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
     enters = call.initial or segments > 1
     states = Kernel("states", facts, of_states, keeps="chunks", enters=enters)
@@ -161,30 +127,6 @@ def forward(facts: Facts, call: Call, form: Form | None = None, segments: int | 
     else:
         outputs = Kernel("walk", facts, walk, enters=enters)
     return Forward(form, segments, sums, states, carry, outputs)
-
-
-def _form(facts: Facts, call: Call, programs: int, chunks: int) -> Form:
-    if call.length <= SHORT:
-        return "recurrent"
-    if _walks(facts, call):
-        return "hopper"
-    if facts.states > 128 or (facts.dtype == "float32" and facts.states > 64):
-        return "parallel"
-    return "walk" if segments_for(programs, chunks, WALK_SLOTS * call.processors) == 1 else "segments"
-
-
-def _walks(facts: Facts, call: Call) -> bool:
-    """Whether Hopper's walk is chosen: it serves, and the call is worth its launch, whose descriptors cost the host
-    some 20 microseconds more."""
-    return call.engine and hopper.fits(facts) and call.lanes * call.length * (facts.states + facts.columns) >= LARGE
-
-
-def _hopper_segments(facts: Facts, call: Call, chunks: int) -> int:
-    """Pieces of time for Hopper's walk, of which a multiprocessor holds two, or one of more than 128 states; one where
-    time is so short that two more launches cost more."""
-    slots = call.processors * (2 if max(facts.states, facts.columns) <= 128 else 1)
-    programs = call.lanes * -(-facts.columns // hopper.CHUNK)
-    return 1 if chunks < 64 else max(1, min(slots // programs, chunks // 4))
 
 
 def walk_tiles(facts: Facts) -> Tiles:
@@ -226,22 +168,12 @@ def gradient_tiles(facts: Facts) -> Tiles:
 
 
 @lru_cache(maxsize=4096)
-def backward(
-    facts: Facts, call: Call, gates: bool, segments: int | None = None, form: BackwardForm | None = None
-) -> Backward:
-    """The kernels of a backward call; `gates` tells whether gradients of gates are wanted."""
+def backward(facts: Facts, call: Call, gates: bool, form: BackwardForm, segments: int = 1) -> Backward:
+    """The kernels of a backward call in a form; `gates` tells whether gradients of gates are wanted."""
     chunk = chunk_of(facts)
     chunks = -(-call.length // chunk)
     inner, outer = head(facts)
     of_states = state_tiles(facts)
-    # Of larger heads the walks that give gates their gradients, too, do not fit the registers.
-    large = facts.columns > 128 or facts.states * facts.columns > 128 * 128
-    form = form or ("hopper" if _walks(facts, call) and not (gates and large) else "parallel")
-    if segments is None and form == "hopper":
-        segments = _hopper_segments(facts, call, chunks)
-    elif segments is None:
-        parts = -(-inner // of_states.inner) * -(-outer // of_states.outer)
-        segments = segments_for(call.lanes * parts, chunks, STATES_SLOTS * call.processors)
     share = share_of(call.shared, 8 if call.lanes * chunks >= 16 * call.processors else 1)
     sums = Kernel("states", facts, of_states, enters=False, keeps="totals")
     carry = Kernel("carry", facts, Tiles(chunk, inner, outer, 4, 1), enters=call.initial)

@@ -75,7 +75,7 @@ def _no(reason: str, cause: Cause) -> Refusal:
 
 
 def form_of(ops: Operands) -> str:
-    """The form that kernels are to have: as asked for, or of an order that was; empty where the cost rule chooses."""
+    """The form that kernels are to have: as asked for, or of an order that was; empty where the cost model chooses."""
     choice = ops.choice
     if choice.form in KERNEL_FORMS:
         return choice.form

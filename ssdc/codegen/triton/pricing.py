@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from math import ceil
 
 from ssdc.codegen.triton import configuration
-from ssdc.codegen.triton.configuration import STATES_SLOTS, WALK_SLOTS, Backward, Call, Form, Forward
+from ssdc.codegen.triton.configuration import Backward, BackwardForm, Call, Form, Forward
 from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.hopper import Role, Walk, fits
 from ssdc.plan.candidate import Candidate, priced
@@ -21,58 +22,82 @@ from ssdc.plan.cost import Work
 from ssdc.plan.hardware import Hardware
 
 SLOTS: Mapping[str, int] = {
-    "walk": WALK_SLOTS, "states": STATES_SLOTS, "carry": 8, "outputs": 3, "gradients": 2, "values": 2, "recurrent": 8,
+    "walk": 2, "states": 3, "carry": 8, "outputs": 3, "gradients": 2, "values": 2, "recurrent": 8,
     "hopper": 2, "hopper, wide": 1,
 }  # fmt: skip
 """Programs of each kernel that a multiprocessor holds at once, by registers and shared memory."""
 SEGMENTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32)
 """Pieces of time that are tried."""
+FILLED = 8
+"""Programs a multiprocessor from which further ones only wait."""
 CALL, CALL_BACK = 2.3, 35.0
 """Operations that the host's work on a call is worth, forward and backward."""
-HOPPER: Mapping[str, float] = {"plain": 0.49, "varying": 0.14, "scale": 0.39, "gates": 0.84, "wide": 1.16}
+HOPPER: Mapping[str, float] = {"plain": 0.87, "varying": 0.25, "gates": 1.4, "wide": 1.17}
 """Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
-takes; what gates that vary, a scale and the gradient of gates add; how it grows where a program has a multiprocessor
-to itself."""
+takes; what gates that vary and the gradient of gates add; how it grows where a program has a multiprocessor to
+itself."""
+SCALED, GATED, LEARNED = 1.65, 1.86, 1.28
+"""How much longer a step takes whose values are scaled; in a portable kernel whose gates vary, or get a gradient."""
 DESCRIBED = 2.8
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
-KEPT = 1.15
+KEPT = 1.17
 """How much longer a step takes that stores a state."""
-POSITION = 3.5
+POSITION = 8.0
 """Steps of a chain that a position by itself takes."""
 
 
 def forms(facts: Facts, call: Call) -> tuple[Forward, ...]:
     """Every forward configuration that may be chosen for a call."""
+    found = [
+        configuration.forward(facts, call, form, segments)
+        for form in _admitted(facts, call)
+        for segments in (pieces(facts, call) if form in ("segments", "parallel", "hopper") else (1,))
+        if form != "segments" or segments > 1
+    ]
+    return tuple(found)
+
+
+def backs(facts: Facts, call: Call, gates: bool) -> tuple[Backward, ...]:
+    """Every backward configuration that may be chosen for a call."""
+    admitted: tuple[BackwardForm, ...] = ("parallel", "hopper") if engine(facts, call) else ("parallel",)
+    pairs = product(admitted, pieces(facts, call))
+    return tuple(configuration.backward(facts, call, gates, form, segments) for form, segments in pairs)
+
+
+def pieces(facts: Facts, call: Call) -> tuple[int, ...]:
+    """Pieces of time that are tried: of four chunks at least, and no more than bring the machine its programs."""
     chunks = -(-call.length // configuration.chunk_of(facts))
-    admitted = _admitted(facts, call)
-    found = [configuration.forward(facts, call, form) for form in admitted]
-    for form in admitted:
-        if form in ("segments", "parallel", "hopper"):
-            pieces = [count for count in SEGMENTS[1:] if 4 * count <= chunks]
-            found += [configuration.forward(facts, call, form, count) for count in pieces]
-    return tuple(dict.fromkeys(one for one in found if one.form != "segments" or one.segments > 1))
+    most = max(1, min(chunks // 4, FILLED * call.processors // call.lanes))
+    return tuple(count for count in SEGMENTS if count <= most)
+
+
+def engine(facts: Facts, call: Call) -> bool:
+    """Whether Hopper's walk serves a call."""
+    return call.engine and fits(facts)
 
 
 def _admitted(facts: Facts, call: Call) -> tuple[Form, ...]:
     """The forms whose tiles fit: more states than the walk's registers hold go through memory, or by Hopper's walk."""
-    engine: tuple[Form, ...] = ("hopper",) if call.engine and fits(facts) else ()
     wide = facts.states > 128 or (facts.dtype == "float32" and facts.states > 64)
     portable: tuple[Form, ...] = ("recurrent", "parallel") if wide else ("recurrent", "walk", "segments", "parallel")
-    return (*portable, *engine)
+    return (*portable, "hopper") if engine(facts, call) else portable
 
 
-def candidates(
-    facts: Facts, call: Call, hardware: Hardware, *, gates: bool, gradient: bool = False
-) -> tuple[Candidate, ...]:
-    """The forms of a call as candidates, cheapest first; with `gradient`, each with the backward pass."""
-    after = configuration.backward(facts, call, gates) if gradient else None
-    found = (candidate(facts, call, one, hardware, after) for one in forms(facts, call))
-    return tuple(sorted(found, key=_order))
+def candidates(facts: Facts, call: Call, hardware: Hardware, after: Backward | None = None) -> tuple[Candidate, ...]:
+    """The forms of a call as candidates, cheapest first; each with the backward pass `after` it, if there is one."""
+    return tuple(sorted((candidate(facts, call, one, hardware, after) for one in forms(facts, call)), key=order))
 
 
-def _order(found: Candidate) -> tuple[float, float]:
-    """By time; where the host's work is longest for several, by the device's."""
-    return found.cost.seconds, found.cost.busy
+def order(found: Candidate) -> float:
+    """What the choice is by: the time of a call, which the host's work may be, and half of the device's, which is all
+    there is where a graph is replayed or the host is faster."""
+    return found.cost.seconds + found.cost.busy / 2
+
+
+def back(facts: Facts, call: Call, chosen: Backward, hardware: Hardware) -> Candidate:
+    """A backward configuration as a candidate."""
+    parts = backward_works(facts, call, chosen, hardware) | {"call": [Work(launches=CALL_BACK)]}
+    return priced(parts, hardware, "chunked", configuration.chunk_of(facts), {}, 1, chosen.form, chosen.segments)
 
 
 def candidate(
@@ -195,7 +220,7 @@ class _Sizes:
         flops = 2.0 * chunk * (tiles.inner * tiles.outer)
         if walk.walks:
             flops += 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + tiles.inner * tiles.outer)
-        more = [self.facts.gate, *(("scale",) if self.facts.scale else ()), *(("gates",) if walk.gates else ())]
+        more = [self.facts.gate, *(("gates",) if walk.gates else ())]
         pace = HOPPER["plain"] + sum(HOPPER.get(name, 0.0) for name in more)
         pace *= HOPPER["wide"] if _name(walk) == "hopper, wide" else 1.0
         steps = pace * ceil(ceil(self.call.length / chunk) / segments)
@@ -245,13 +270,16 @@ class _Sizes:
         resident = max(1, min(SLOTS[name], int(self.hardware.on_chip // on_chip)))
         slots = resident * self.call.processors
         turns = -(-programs // slots)
+        slower = SCALED if self.facts.scale and flops else 1.0
+        if isinstance(kernel, Kernel):
+            slower *= (GATED if self.facts.gate == "varying" else 1.0) * (LEARNED if kernel.gates else 1.0)
         return Work(
             matrix=programs * steps * flops,
             half=self.item == 2.0,
             bytes=moved,
             touched=moved,
             kernels=1.0,
-            depth=turns * steps,
+            depth=turns * steps * slower,
             chain=flops,
             entries=programs * self.hardware.grain,
             fresh=held,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ssdc.codegen.forward import served as by_masked
 from ssdc.codegen.operands import Operands, operands
-from ssdc.codegen.triton import configuration, streamed, window
+from ssdc.codegen.triton import choose, configuration, streamed, window
 from ssdc.codegen.triton.contraction import form_of, refusal
 from ssdc.codegen.triton.facts import Element, Kernel
 from ssdc.codegen.triton.fusion import fused
@@ -78,15 +78,14 @@ def _masked(ops: Operands, machine: Hardware, gradient: bool) -> Served:
     kind = facts(ops, ELEMENT)
     sizes = call(ops, machine.processors, engine=hopper_like(machine) and not (kind.states | kind.columns) % ROW)
     gates = kind.gate != "none"
-    chosen, back = (
-        configuration.forward(kind, sizes, form=configuration.FORMS[form_of(ops)]),
-        configuration.backward(kind, sizes, gates),
-    )
-    first = candidate(kind, sizes, chosen, machine, back if gradient else None)
-    best = {one.form: one for one in reversed(candidates(kind, sizes, machine, gates=gates, gradient=gradient))}
+    chosen = choose.forward(kind, sizes, configuration.FORMS[form_of(ops)], hardware=machine)
+    back = choose.backward(kind, sizes, gates, hardware=machine)
+    after = back if gradient else None
+    first = candidate(kind, sizes, chosen, machine, after)
+    best = {one.form: one for one in reversed(candidates(kind, sizes, machine, after))}
     others = sorted((one for form, one in best.items() if form != chosen.form), key=lambda one: one.cost.seconds)
     single = replace(sizes, length=1, initial=True)
-    step = configuration.forward(kind, single)
+    step = choose.forward(kind, single, hardware=machine)
     token = candidate(kind, single, step, machine).cost.seconds
     return Served(
         chosen.form,

@@ -1,7 +1,7 @@
 """What the Triton kernels do for one contraction of a plan: its facts, its call, and the launches, without a tensor.
 
 In: operands, an element type and a device's multiprocessors. Out: `Facts` and `Call` as the runtime derives them from
-the tensors of a call at the plan's sizes, and the kernels that the cost rule then runs. Nothing is rendered.
+the tensors of a call at the plan's sizes, and the kernels that the cost model then runs. Nothing is rendered.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def backward_pass(
     output: Tensor | None = None,
     sums: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of query, key, value, gate, own, scale, initial state and skip, by the kernels that the cost rule
+    """Gradients of query, key, value, gate, own, scale, initial state and skip, by the kernels that the cost model
     chooses; without elements where none is due.
 
     A norm needs the output and row sums of the forward pass."""

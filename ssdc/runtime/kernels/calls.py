@@ -61,7 +61,7 @@ class Given(NamedTuple):
         )
 
     def call(self, gradient: bool, *more: Tensor) -> Call:
-        """What the cost rule asks of a call; `gradient`: whether one of the last state enters; `more` is read, too."""
+        """What the cost model asks of a call; `gradient`: whether one of the last state enters; `more` is read, too."""
         (batch, length, groups, _), heads = self.query.shape, self.heads
         shared = heads // groups if groups == self.key.shape[2] else 1
         engine = walks.readable(self.query, self.key, self.value, *more)

@@ -16,7 +16,7 @@ from ssdc.runtime.kernels.segments import chunk_states, hopper_starts, pieces, s
 
 
 def forward_pass(given: Given, form: str = "") -> tuple[Tensor, Tensor, Tensor]:
-    """Output, last state, and row sums [b, h, t] (of a norm), by the kernels that the cost rule chooses (in this form,
+    """Output, last state, and row sums [b, h, t] (of a norm), by the kernels that the cost model chooses (in this form,
     where one is given)."""
     given.check()
     facts, call = given.facts, given.call(True)
@@ -26,9 +26,7 @@ def forward_pass(given: Given, form: str = "") -> tuple[Tensor, Tensor, Tensor]:
     wanted = configuration.FORMS[form]
     if wanted == "hopper" and not (call.engine and fits(facts)):
         raise CallError("form 'hopper' walks 16-bit operands, in rows of 16 bytes, on Hopper GPUs; use form='auto'")
-    device = given.query.device
-    chosen = configuration.forward(facts, call, form=wanted) if wanted else tuned.forward(facts, call, device)
-    return run_forward(chosen, given)
+    return run_forward(tuned.forward(facts, call, given.query.device, wanted), given)
 
 
 def run_forward(chosen: Forward, given: Given) -> tuple[Tensor, Tensor, Tensor]:

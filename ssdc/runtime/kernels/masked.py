@@ -45,7 +45,7 @@ def masked(
     form: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Outputs and last state (see the module). `own` is "gate" for a strict reader that applies the gate itself;
-    `form` is that of the forward pass, where the cost rule is not to choose (`ssdc.codegen.triton.configuration`).
+    `form` is that of the forward pass, where the cost model is not to choose (`ssdc.codegen.triton.configuration`).
 
     Raises NotImplementedError under forward-mode differentiation, ValueError for shapes that do not fit.
     """

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import choose
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import launch
 
@@ -77,7 +77,7 @@ def _kind(run: Callable[..., Any], arguments: Sequence[Any], given: Sequence[Ten
         (x.dtype, x.device, x.shape, x.stride(), x.data_ptr() % 16) if isinstance(x, Tensor) else x for x in arguments
     ]
     tf32, cast = torch.backends.cuda.matmul.allow_tf32, torch.is_autocast_enabled("cuda")
-    return (run, configuration.forward, configuration.backward, tuned.kept(), tf32, cast, *traits)
+    return (run, choose.forward, choose.backward, tuned.kept(), tf32, cast, *traits)
 
 
 # ---- scripts ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The search for kernels beyond the cost rule's, which `ssdc tune` runs; nothing else does.
+"""The search for kernels beyond the cost model's, which `ssdc tune` runs; nothing else does.
 
 candidates  neighbours of a choice: forms, segments, chunks, tiles, warps, stages, shared heads
 trial       one candidate in a process of its own: checked against float64, then timed

@@ -1,4 +1,4 @@
-"""What a layer's calls ask of the cost rule: the cases that `ssdc tune` searches.
+"""What a layer's calls ask of the cost model: the cases that `ssdc tune` searches.
 
 In: a compiled layer, and sizes of calls. Out: a case for each pass and each contraction that the kernels run, as they
 came up in a call forward and backward.

@@ -1,5 +1,5 @@
 """The search: rounds of candidates from the best so far, each in a process of its own, then the best in turn with the
-cost rule's.
+cost model's.
 
 In: a case, and a way to run a function apart. Out: what was tried, and what wins, if it is faster by more than noise.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ssdc.runtime.tuned import Choice
+from ssdc.runtime.tuned import Choice, hardware
 from ssdc.runtime.tuning.candidates import ROUNDS, Round
 from ssdc.runtime.tuning.trial import Case, Rejected, Timed, duel, trial
 
@@ -49,7 +49,7 @@ class Outcome:
 
 def search(case: Case, apart: Apart, most: int, rounds: Sequence[Round] | None = None) -> Iterator[Tried | Outcome]:
     """Each candidate as it is tried, at most `most` of them in turn over the rounds, and last the outcome."""
-    rule = case.request.rule()
+    rule = case.request.rule(hardware(case.torch_device))
     tried = [_tried(case, rule, apart)]
     yield tried[0]
     known, left = {rule}, most
