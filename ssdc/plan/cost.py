@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from ssdc.plan.hardware import Hardware
 
-STALL = 1.35
+STALL = 1.34
 """How much longer one program takes for products that wait for one another than a multiprocessor that has them all."""
 TOGETHER = 1.6
 """How well a GPU's units work beside one another: the power in whose norm their times add up (one: they take turns)."""

@@ -32,17 +32,17 @@ FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
 CALL, CALL_BACK = 2.3, 35.0
 """Operations that the host's work on a call is worth, forward and backward."""
-HOPPER: Mapping[str, float] = {"plain": 0.87, "varying": 0.25, "gates": 1.4, "wide": 1.17}
+HOPPER: Mapping[str, float] = {"plain": 0.85, "varying": 0.26, "gates": 1.27, "wide": 1.15, "spilled": 1.2}
 """Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
 takes; what gates that vary and the gradient of gates add; how it grows where a program has a multiprocessor to
-itself."""
-SCALED, GATED, LEARNED = 1.65, 1.86, 1.28
+itself, and where the gradient of gates does not fit the registers."""
+SCALED, GATED, LEARNED = 1.7, 1.86, 1.28
 """How much longer a step takes whose values are scaled; in a portable kernel whose gates vary, or get a gradient."""
 DESCRIBED = 2.8
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
-KEPT = 1.17
+KEPT = 1.27
 """How much longer a step takes that stores a state."""
-POSITION = 8.0
+POSITION = 3.2
 """Steps of a chain that a position by itself takes."""
 
 
@@ -223,6 +223,7 @@ class _Sizes:
         more = [self.facts.gate, *(("gates",) if walk.gates else ())]
         pace = HOPPER["plain"] + sum(HOPPER.get(name, 0.0) for name in more)
         pace *= HOPPER["wide"] if _name(walk) == "hopper, wide" else 1.0
+        pace *= HOPPER["spilled"] if walk.gates and tiles.inner > 128 else 1.0
         steps = pace * ceil(ceil(self.call.length / chunk) / segments)
         programs = self.call.lanes * segments * walk.outers
         moved = self.rows() + self.ends if walk.walks else self.rows() / 2
