@@ -22,6 +22,7 @@ from ssdc.plan.hardware import CPU, H200, HARDWARE
 from ssdc.plan.planner import ASKED_ONLY, plan
 from ssdc.plan.products import laid, pointwise, works
 from ssdc.plan.search import Operands, Path, Step, pair_seconds, search
+from ssdc.runtime.bench.shapes import FAMILIES, Shape
 
 EXAMPLES = File(__file__).parents[2] / "examples"
 SIZES = {"b": 2, "i": 64, "j": 64, "n": 32, "p": 48, "h": 4, "one": 1}
@@ -334,6 +335,28 @@ def test_forms_are_priced_apart_and_the_cheapest_comes_first() -> None:
     both = {(one.form, one.segments): one for one in pricing.candidates(facts, call, H200, after)}
     for one in found:
         assert both[one.form, one.segments].cost.seconds > one.cost.seconds
+
+
+FASTEST = {
+    (64, 2048, 128, 128): ("hopper", 1), (96, 8192, 128, 128): ("hopper", 1), (32, 16384, 128, 128): ("hopper", 4),
+    (256, 2048, 256, 256): ("hopper", 1), (64, 1024, 64, 64): ("walk", 1), (320, 4096, 128, 64): ("hopper", 1),
+    (192, 2048, 128, 64): ("hopper", 1), (80, 65536, 128, 64): ("hopper", 3), (24, 16384, 128, 64): ("hopper", 11),
+}  # fmt: skip
+"""Batch * heads, positions, states and columns of the benchmark's shapes, and the form and pieces of time by which its
+times on an H200 were taken."""
+
+
+@pytest.mark.parametrize("shape", [one for family in FAMILIES.values() for one in family], ids=str)
+def test_the_suite_runs_by_the_kernels_that_were_measured(shape: Shape) -> None:
+    facts = Facts("bfloat16", shape.states, shape.columns, shape.gate, scale=shape.scale)
+    lanes, shared = shape.batch * shape.heads, shape.heads // shape.groups
+    call = Call(lanes, shape.length, shared, 132, initial=False, gradient=False, engine=True)
+    chosen, after = choose.forward(facts, call), choose.backward(facts, call, shape.gate == "varying")
+    form, segments = FASTEST[lanes, shape.length, shape.states, shape.columns]
+    assert (chosen.form, chosen.segments) == (form, segments)
+    spills = shape.gate == "varying" and shape.columns == 256
+    assert after.form == ("parallel" if form == "walk" or spills else "hopper")
+    assert after.segments == (1 if spills else segments)
 
 
 def test_few_programs_are_cut_into_segments() -> None:
