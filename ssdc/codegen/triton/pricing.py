@@ -28,6 +28,8 @@ SLOTS: Mapping[str, int] = {
 """Programs of each kernel that a multiprocessor holds at once, by registers and shared memory."""
 SEGMENTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32)
 """Pieces of time that are tried."""
+ROOM = 2.3e-13
+"""Seconds that a byte of temporaries is worth: about what moving it once takes."""
 FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
 CALL, CALL_BACK = 2.3, 35.0
@@ -90,8 +92,8 @@ def candidates(facts: Facts, call: Call, hardware: Hardware, after: Backward | N
 
 def order(found: Candidate) -> float:
     """What the choice is by: the time of a call, which the host's work may be, and half of the device's, which is all
-    there is where a graph is replayed or the host is faster."""
-    return found.cost.seconds + found.cost.busy / 2
+    there is where a graph is replayed or the host is faster; and what a byte of temporaries is worth."""
+    return found.cost.seconds + found.cost.busy / 2 + ROOM * found.cost.workspace
 
 
 def back(facts: Facts, call: Call, chosen: Backward, hardware: Hardware) -> Candidate:
@@ -227,7 +229,9 @@ class _Sizes:
         steps = pace * ceil(ceil(self.call.length / chunk) / segments)
         programs = self.call.lanes * segments * walk.outers
         moved = self.rows() + self.ends if walk.walks else self.rows() / 2
-        return replace(self._work(walk, programs, steps, flops, moved), kernels=DESCRIBED)
+        states = self.item * self.facts.states * self.facts.columns * self.call.lanes * self.chunks
+        kept = states if walk.gates and role == "queries" else 0.0  # before every chunk, for the walk of keys
+        return replace(self._work(walk, programs, steps, flops, moved), kernels=DESCRIBED, workspace=kept)
 
     def groups(self) -> dict[str, list[Work]]:
         """The sum of gradients over the heads that share a query and key."""
