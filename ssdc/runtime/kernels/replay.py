@@ -24,8 +24,8 @@ from ssdc.codegen.triton import choose
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import launch
 
-CALLS = 4096
-"""Kinds of calls that are remembered."""
+CALLS, PLACES = 4096, 64
+"""Kinds of calls that are remembered, and places of a tensor in memory."""
 
 ALIGNED = 512
 """Bytes that torch's allocator of GPU memory aligns to: what kernels may count on."""
@@ -128,17 +128,46 @@ class _Operation:
             slots[self.slot] = found
 
 
+class _Place:
+    """What lies at an address: as much of a tensor as descriptors need."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def data_ptr(self) -> int:
+        return self.at
+
+
+class _Tiles:
+    """Descriptors of the tiles of tensors that differ in where they lie; memory is handed out again, so that few do."""
+
+    def __init__(self, like: Any) -> None:
+        self.kind, self.rest = type(like), {name: x for name, x in like.__dict__.items() if name != "base"}
+        self.known: dict[int, Any] = {}
+
+    def __call__(self, at: int) -> Any:
+        if at not in self.known:
+            if len(self.known) >= PLACES:
+                self.known.clear()
+            made = object.__new__(self.kind)
+            made.__dict__.update(self.rest, base=_Place(at))
+            self.known[at] = made
+        return self.known[at]
+
+
 @dataclass(frozen=True)
 class _Launch:
     """A launch: the arguments that are the same every time, and places of those that are not."""
 
     kernel: Any
-    programs: int
+    """Started by a call with its arguments."""
     arguments: tuple[Any, ...]
     pointers: tuple[tuple[int, int, int], ...]
     """Place, slot, bytes from the start of the tensor in it."""
-    tiles: tuple[tuple[int, _View, Any], ...]
-    """Place, tensor, a descriptor of its tiles but for where it lies."""
+    tiles: tuple[tuple[int, int, int, _Tiles], ...]
+    """The same of tensors that are read or written in tiles, and their descriptors."""
 
     def moved(self, starts: Mapping[int, int], to: int) -> _Launch:
         """The same with tensors that now start so many bytes into another one."""
@@ -152,10 +181,9 @@ class _Launch:
         arguments = list(self.arguments)
         for place, slot, offset in self.pointers:
             arguments[place] = slots[slot].data_ptr() + offset
-        for place, base, like in self.tiles:
-            arguments[place] = descriptor = object.__new__(type(like))
-            descriptor.__dict__.update(like.__dict__, base=base(slots) if base.offset else slots[base.slot])
-        self.kernel[(self.programs, 1, 1)](*arguments)
+        for place, slot, offset, tiles in self.tiles:
+            arguments[place] = tiles(slots[slot].data_ptr() + offset)
+        self.kernel(*arguments)
 
 
 @dataclass(frozen=True)
@@ -239,6 +267,7 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A launch of a compiled kernel; the interpreter has none."""
         if kernel is None:
             self.clear = False
+            return
         pointers, tiles, used, kept = [], [], set(), list(arguments)
         for place, x in enumerate(arguments):
             if type(x) is int:
@@ -250,13 +279,13 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if view is None:
                 return
             used.add(view.slot)
+            lies = (place, view.slot, view.offset * self.tensors[view.slot].element_size())
             if isinstance(x, Tensor):
-                pointers.append((place, view.slot, view.offset * x.element_size()))
+                pointers.append(lies)
             else:
-                like = object.__new__(type(x))
-                like.__dict__.update(x.__dict__, base=None)
-                tiles.append((place, view, like))
-        self.steps.append((_Launch(kernel, programs, tuple(kept), tuple(pointers), tuple(tiles)), used))
+                tiles.append((*lies, _Tiles(x)))
+        started = kernel[(programs, 1, 1)]
+        self.steps.append((_Launch(started, tuple(kept), tuple(pointers), tuple(tiles)), used))
 
     def view(self, x: Tensor) -> _View | None:
         """A tensor as steps know it."""
@@ -275,7 +304,7 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rooms = {step.slot: step for step, _ in self.steps if isinstance(step, _Room)}
         launched = {slot for step, used in self.steps if isinstance(step, _Launch) for slot in used}
         named = {slot for step, used in self.steps if not isinstance(step, (_Launch, _Room)) for slot in used}
-        named |= {view.slot for step, _ in self.steps if isinstance(step, _Launch) for _, view, _ in step.tiles}
+        named |= {slot for step, _ in self.steps if isinstance(step, _Launch) for _, slot, _, _ in step.tiles}
         common, size, starts = len(self.tensors), 0, {}
         for slot in sorted(rooms.keys() & launched - named - wanted):
             starts[slot] = size
