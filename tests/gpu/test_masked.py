@@ -133,8 +133,8 @@ def test_every_pair_of_tile_sizes(states: int, columns: int) -> None:
 
 def forget() -> None:
     """Configurations are made anew."""
-    for known in (choose.forward, choose.backward, configuration.forward, configuration.backward):
-        (known.func if isinstance(known, partial) else known).cache_clear()
+    for known in (configuration.forward, configuration.backward):
+        known.cache_clear()
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.length > 65], ids=str)

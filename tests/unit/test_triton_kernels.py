@@ -133,3 +133,18 @@ def test_fakes_have_the_shapes_of_results_and_shapes_are_checked() -> None:
         module.masked(query, query.bfloat16(), value, None, None, None, None, 6, False)
     with pytest.raises(ValueError, match="gate is"):
         module.masked(query, query, value, torch.zeros(2, 9, 3), None, None, None, 6, False)
+
+
+@pytest.mark.parametrize("lanes", [0, 3])
+@pytest.mark.parametrize("length", [0, 5])
+def test_a_call_without_elements_is_none_too_small_to_choose_for(lanes: int, length: int) -> None:
+    query, value = torch.zeros(lanes, length, 2, 16), torch.zeros(lanes, length, 2, 24)
+    query, value = query.requires_grad_(), value.requires_grad_()
+    call, facts = Call(lanes * 2, length, 1, 132, False, False), Facts("float32", 16, 24)
+    assert choose.forward(facts, call).segments == choose.backward(facts, call, False).segments == 1
+    if lanes and length:
+        return
+    y, final = module.masked(query, query, value, None, None, None, None, 2, False)
+    assert y.shape == value.shape and not final.any()
+    found = torch.autograd.grad(y.sum() + final.sum(), (query, value))
+    assert [x.shape for x in found] == [query.shape, value.shape]

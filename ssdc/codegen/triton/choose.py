@@ -4,6 +4,7 @@ model predicts to be the fastest (`ssdc.codegen.triton.pricing`). Nothing is tim
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from ssdc.codegen.triton import configuration, pricing
@@ -15,24 +16,15 @@ SHORT = 16
 """The longest call that goes position by position: decoding, speculative or not, and short prefills."""
 
 
-@lru_cache(maxsize=16384)
 def forward(
     facts: Facts, call: Call, form: Form | None = None, segments: int | None = None, hardware: Hardware = H200
 ) -> Forward:
     """The kernels of a forward call; of a form, or of so many pieces of time, where they are given."""
     if form is None and call.length <= SHORT:
         form = "recurrent"
-    offered = [
-        one
-        for one in pricing.forms(facts, call)
-        if form in (None, one.form) and segments in (None, one.segments) and (form or one.form != "recurrent")
-    ]
-    if not offered:  # asked for, though it would not be chosen
-        return configuration.forward(facts, call, form or "parallel", segments or 1)
-    return min(offered, key=lambda one: pricing.order(pricing.candidate(facts, call, one, hardware)))
+    return configuration.forward(facts, call, *_forward(facts, _like(call), form, segments, hardware))
 
 
-@lru_cache(maxsize=16384)
 def backward(
     facts: Facts,
     call: Call,
@@ -42,11 +34,42 @@ def backward(
     hardware: Hardware = H200,
 ) -> Backward:
     """The kernels of a backward call; `gates` tells whether gradients of gates are wanted."""
+    return configuration.backward(facts, call, gates, *_backward(facts, _like(call), gates, form, segments, hardware))
+
+
+def _like(call: Call) -> Call:
+    """The call that stands for those of about its length, so that calls of many lengths cost few choices.
+
+    >>> [_like(Call(1, length, 1, 132)).length for length in (16, 1000, 1024, 1025)]
+    [16, 1024, 1024, 1088]
+    """
+    step = max(1, 1 << (call.length - 1).bit_length() >> 5)
+    return replace(call, length=-(-call.length // step) * step)
+
+
+@lru_cache(maxsize=16384)
+def _forward(facts: Facts, call: Call, form: Form | None, segments: int | None, hardware: Hardware) -> tuple[Form, int]:
+    offered = [
+        one
+        for one in pricing.forms(facts, call)
+        if form in (None, one.form) and segments in (None, one.segments) and (form or one.form != "recurrent")
+    ]
+    if not offered:  # asked for, though it would not be chosen
+        return form or "parallel", segments or 1
+    best = min(offered, key=lambda one: pricing.order(pricing.candidate(facts, call, one, hardware)))
+    return best.form, best.segments
+
+
+@lru_cache(maxsize=16384)
+def _backward(
+    facts: Facts, call: Call, gates: bool, form: BackwardForm | None, segments: int | None, hardware: Hardware
+) -> tuple[BackwardForm, int]:
     offered = [
         one
         for one in pricing.backs(facts, call, gates)
         if form in (None, one.form) and segments in (None, one.segments)
     ]
     if not offered:
-        return configuration.backward(facts, call, gates, form or "parallel", segments or 1)
-    return min(offered, key=lambda one: pricing.order(pricing.back(facts, call, one, hardware)))
+        return form or "parallel", segments or 1
+    best = min(offered, key=lambda one: pricing.order(pricing.back(facts, call, one, hardware)))
+    return best.form, best.segments

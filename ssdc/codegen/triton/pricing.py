@@ -69,7 +69,7 @@ def backs(facts: Facts, call: Call, gates: bool) -> tuple[Backward, ...]:
 def pieces(facts: Facts, call: Call) -> tuple[int, ...]:
     """Pieces of time that are tried: of four chunks at least, and no more than bring the machine its programs."""
     chunks = -(-call.length // configuration.chunk_of(facts))
-    most = max(1, min(chunks // 4, FILLED * call.processors // call.lanes))
+    most = max(1, min(chunks // 4, FILLED * call.processors // max(1, call.lanes)))
     return tuple(count for count in SEGMENTS if count <= most)
 
 
