@@ -31,8 +31,10 @@ from ssdc.runtime.regret import Cell, Timing
 
 LARGEST = 8e9
 """Bytes that the operands of a call may have."""
-BURST, REPLAYS, CALLS = 4e-3, 9, 25
-"""Seconds of calls that a graph holds, its replays of which the median counts, and calls of which that of the host."""
+BURST, REPLAYS = 4e-3, 9
+"""Seconds of calls that a graph holds, and its replays of which the median counts."""
+FEWEST, CALLS, PATIENCE = 7, 25, 0.05
+"""Calls of which the host's median counts, at least and at most, and seconds after which no more are made."""
 SHORT = 256
 """Positions that one kernel is tried on one by one."""
 
@@ -195,8 +197,9 @@ def _taken(call: Callable[..., object], operands: Sequence[Tensor]) -> Taken:
 
 def _host(call: Callable[[], object]) -> float:
     """Seconds that the host takes, the median over calls that wait for nothing."""
-    times = []
-    for _ in range(CALLS):
+    times: list[float] = []
+    until = time.perf_counter() + PATIENCE
+    while len(times) < CALLS and (len(times) < FEWEST or time.perf_counter() < until):
         torch.cuda.synchronize()
         begin = time.perf_counter()
         call()
