@@ -6,13 +6,16 @@ from ssdc.plan.candidate import Candidate, Pricing, Refusal
 from ssdc.plan.cost import Work
 from ssdc.plan.orders.blocks import blocks
 from ssdc.plan.orders.passes import OPERATOR, decayed, loop
-from ssdc.plan.products import EINSUM, multiplied, pointwise
+from ssdc.plan.products import EINSUM, ITEM, multiplied, pointwise
 from ssdc.plan.roles import roles
 
-FORWARD, BACKWARD = 3.2, 28.0
+FORWARD, BACKWARD = 3.6, 28.0
 """Numbers in and out of memory for an entry of the state, at each position: without and with the derivative."""
-COLUMN_BACK = 11.0
-"""Products that the derivative is worth where a state has one column, so that each is too small for its call."""
+ENTRY, COLUMN_BACK = 4.0, 11.0
+"""Products that reading is worth where a state has one entry, and the derivative where it has one column, so that each
+is too small for its call."""
+FAR, NEAR = 2.0, 4e6
+"""Numbers more in and out of memory for an entry of a state of more bytes than caches hold."""
 ROWS = 6.0
 """Rows that one of the state is worth at each position: gates and keys have one number for it."""
 SLAB, SLAB_ENTRIES = 64, 1 << 20
@@ -33,12 +36,15 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
     if problem.gated:
         decayed(pricing, "positions", problem.count(problem.gates) * (length if problem.varying else 1))
     slab = max(1, min(SLAB, int(SLAB_ENTRIES // max(1, state))))
-    passes, loops = (BACKWARD, 3) if pricing.gradient else (FORWARD, 1)
+    passes, loops = (BACKWARD, 3) if pricing.gradient else (FORWARD + (FAR if ITEM * state > NEAR else 0.0), 1)
     pricing.add("positions", loop(state, length * loops, passes / loops, min(length, slab)))
     many, height, width, depth = (problem.count(axes) for axes in (found.batch, found.rows, found.outer, found.inner))
     if width > 1:
         pricing.add("positions", Work(rows=ROWS * length * loops * state / width, entries=state))
-    products = (4.0 if width > 1 else COLUMN_BACK) if pricing.gradient else 1.0
+    if pricing.gradient:
+        products = 4.0 if width > 1 else COLUMN_BACK
+    else:
+        products = 1.0 if width * depth > 1 else ENTRY
     pricing.add("positions", multiplied(length * many, height, width, depth).times(products))
     slabs = -(-length // slab)
     pricing.add("positions", pointwise(0, 0, gradient=pricing.gradient, launches=OPERATOR + 16.0 * slabs))
