@@ -22,7 +22,7 @@ from ssdc.graph.graph import Graph
 from ssdc.plan.cost import STALL
 from ssdc.plan.hardware import INFINITE, Hardware
 from ssdc.plan.profiles import shipped
-from ssdc.runtime.devices import name_of
+from ssdc.runtime.devices import captured, name_of
 from ssdc.runtime.kernels.launch import available
 from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.regret import clock_of, overhead
@@ -131,11 +131,7 @@ def _kernels(device: str, figures: Mapping[str, object]) -> dict[str, object]:
 def _alone(call: Callable[[], object]) -> float:
     """Seconds of a call on the device alone, its start left out: many of them in one CUDA graph."""
     call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(20):
-            call()
-    return _best(graph.replay, "cuda") / 20
+    return _best(captured(call, 20).replay, "cuda") / 20
 
 
 def _tiers(device: str, base: Hardware) -> tuple[tuple[float, float], ...]:

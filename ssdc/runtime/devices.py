@@ -1,9 +1,12 @@
-"""The devices of this process: which one a command takes, what it is called, and how many threads serve a CPU.
+"""The devices of this process: which one a command takes, what it is called, how many threads serve a CPU, and what a
+GPU does by itself.
 
 In: names as users give them. Out: names as PyTorch takes them. Torch is asked here so that commands need not import it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
@@ -29,3 +32,12 @@ def threads(wanted: int | None = None) -> int:
     if wanted is not None:
         torch.set_num_threads(wanted)
     return torch.get_num_threads()
+
+
+def captured(call: Callable[[], object], count: int) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of so many calls; one was made before, so that all is compiled."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(count):
+            call()
+    return graph

@@ -21,11 +21,10 @@ from ssdc.codegen.triton.configuration import Backward, Call, Forward
 from ssdc.codegen.triton.facts import Facts
 from ssdc.plan.candidate import Candidate
 from ssdc.plan.hardware import Hardware
-from ssdc.runtime.kernels.backward import run_backward
+from ssdc.runtime.devices import captured
 from ssdc.runtime.kernels.calls import Given
-from ssdc.runtime.kernels.forward import run_forward
 from ssdc.runtime.kernels.launch import processors
-from ssdc.runtime.kernels.replay import replayed
+from ssdc.runtime.kernels.masked import configured
 from ssdc.runtime.kernels.walks import readable
 from ssdc.runtime.regret import Cell, Timing
 
@@ -88,7 +87,8 @@ def measure(shape: Shape, hardware: Hardware, device: str = "cuda") -> Iterator[
     groups = f"G={shape.heads // shape.shared}"
     try:
         forward = {one: _forward(one, shape, operands) for one in _forms(facts, call, hardware)}
-        back = {one: _backward(one, shape, operands) + _learning(operands) for one in _backs(facts, call, hardware)}
+        learning = _learning(operands)
+        back = {one: _backward(one, shape, operands) + learning for one in _backs(facts, call, hardware)}
     except torch.cuda.OutOfMemoryError:
         return
     alone = [_timing(pricing.candidate(facts, call, one, hardware), taken) for one, taken in forward.items()]
@@ -152,14 +152,11 @@ def _given(operands: Sequence[Tensor], shape: Shape) -> Given:
 
 
 def _forward(chosen: Forward, shape: Shape, operands: Sequence[Tensor]) -> Taken:
-    return _taken(replayed(lambda *given: run_forward(chosen, _given(given, shape))), operands[:4])
+    return _taken(partial(configured(chosen), *_given(operands, shape)))
 
 
 def _backward(chosen: Backward, shape: Shape, operands: Sequence[Tensor]) -> Taken:
-    def run(*given: Tensor) -> tuple[Tensor, ...]:
-        return run_backward(chosen, given[4], None, _given(given, shape), True)
-
-    return _taken(replayed(run), operands)
+    return _taken(partial(configured(chosen), operands[4], None, *_given(operands, shape), True))
 
 
 def _learning(operands: Sequence[Tensor]) -> Taken:
@@ -182,15 +179,11 @@ def _learning(operands: Sequence[Tensor]) -> Taken:
     return Taken(0.0, _host(lambda: torch.autograd.grad(apply(*leaves), leaves, grad)))
 
 
-def _taken(call: Callable[..., object], operands: Sequence[Tensor]) -> Taken:
+def _taken(call: Callable[[], object]) -> Taken:
     """What a replayed call takes: of the device, the median over replays of a CUDA graph of a few."""
-    run = partial(call, *operands)
-    host = _host(run)
-    count = max(1, min(20, int(BURST / _elapsed(run))))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(count):
-            run()
+    host = _host(call)
+    count = max(1, min(20, int(BURST / _elapsed(call))))
+    graph = captured(call, count)
     graph.replay()
     return Taken(statistics.median(_elapsed(graph.replay) for _ in range(REPLAYS)) / count, host)
 

@@ -4,14 +4,18 @@ model predicts to be the fastest (`ssdc.codegen.triton.pricing`). Nothing is tim
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeVar
 
 from ssdc.codegen.triton import configuration, pricing
 from ssdc.codegen.triton.configuration import Backward, BackwardForm, Call, Form, Forward
 from ssdc.codegen.triton.facts import Facts
+from ssdc.plan.candidate import Candidate
 from ssdc.plan.hardware import H200, Hardware
 
+Some = TypeVar("Some", Forward, Backward)
 SHORT = 16
 """The longest call that goes position by position: decoding, speculative or not, and short prefills."""
 
@@ -49,27 +53,24 @@ def _like(call: Call) -> Call:
 
 @lru_cache(maxsize=16384)
 def _forward(facts: Facts, call: Call, form: Form | None, segments: int | None, hardware: Hardware) -> tuple[Form, int]:
-    offered = [
-        one
-        for one in pricing.forms(facts, call)
-        if form in (None, one.form) and segments in (None, one.segments) and (form or one.form != "recurrent")
-    ]
-    if not offered:  # asked for, though it would not be chosen
-        return form or "parallel", segments or 1
-    best = min(offered, key=lambda one: pricing.order(pricing.candidate(facts, call, one, hardware)))
-    return best.form, best.segments
+    offered = [one for one in pricing.forms(facts, call) if form or one.form != "recurrent"]
+    best = _least(offered, form, segments, lambda one: pricing.candidate(facts, call, one, hardware))
+    return (best.form, best.segments) if best else (form or "parallel", segments or 1)
 
 
 @lru_cache(maxsize=16384)
 def _backward(
     facts: Facts, call: Call, gates: bool, form: BackwardForm | None, segments: int | None, hardware: Hardware
 ) -> tuple[BackwardForm, int]:
-    offered = [
-        one
-        for one in pricing.backs(facts, call, gates)
-        if form in (None, one.form) and segments in (None, one.segments)
-    ]
-    if not offered:
-        return form or "parallel", segments or 1
-    best = min(offered, key=lambda one: pricing.order(pricing.back(facts, call, one, hardware)))
-    return best.form, best.segments
+    offered = pricing.backs(facts, call, gates)
+    best = _least(offered, form, segments, lambda one: pricing.back(facts, call, one, hardware))
+    return (best.form, best.segments) if best else (form or "parallel", segments or 1)
+
+
+def _least(
+    offered: Iterable[Some], form: str | None, segments: int | None, price: Callable[[Some], Candidate]
+) -> Some | None:
+    """The cheapest of what is offered in a form and so many pieces of time; none where they are asked for, though they
+    would not be chosen."""
+    fair = [one for one in offered if form in (None, one.form) and segments in (None, one.segments)]
+    return min(fair, key=lambda one: pricing.order(price(one)), default=None)

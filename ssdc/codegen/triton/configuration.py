@@ -21,12 +21,12 @@ FORMS: Mapping[str, Form | None] = {
     "": None, "recurrent": "recurrent", "walk": "walk", "segments": "segments", "parallel": "parallel",
     "hopper": "hopper",
 }  # fmt: skip
-"""The forms of a forward call, by what operators take for them; none where the rule chooses."""
+"""The forms of a forward call, by what operators take for them; none where the cost model chooses."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a call's sizes are to the rule: batch * heads, positions, heads that share one query and key,
+    """What a call's sizes are to the cost model: batch * heads, positions, heads that share one query and key,
     multiprocessors; and whether a state (in the backward pass, the gradient of one) enters."""
 
     lanes: int

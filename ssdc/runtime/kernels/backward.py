@@ -26,25 +26,13 @@ def backward_pass(
     gates: bool,
     output: Tensor | None = None,
     sums: Tensor | None = None,
+    *,
+    chosen: Backward | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of query, key, value, gate, own, scale, initial state and skip, by the kernels that the cost model
-    chooses; without elements where none is due.
+    """Gradients of query, key, value, gate, own, scale, initial state and skip, by the kernels of a configuration, or
+    those that the cost model chooses; without elements where none is due.
 
     A norm needs the output and row sums of the forward pass."""
-    chosen = tuned.backward(given.facts, given.call(grad_final is not None, grad), gates, grad.device)
-    return run_backward(chosen, grad, grad_final, given, gates, output, sums)
-
-
-def run_backward(
-    chosen: Backward,
-    grad: Tensor,
-    grad_final: Tensor | None,
-    given: Given,
-    gates: bool,
-    output: Tensor | None = None,
-    sums: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """The same by the kernels of a configuration."""
     (batch, length, _, states), columns = given.query.shape, given.value.shape[-1]
     gate, initial, skip, heads = given.gate, given.initial, given.skip, given.heads
     made = given.gradients(gates)
@@ -54,6 +42,8 @@ def run_backward(
         if initial is not None and grad_final is not None:
             made[6].copy_(grad_final)
         return made
+    if chosen is None:
+        chosen = tuned.backward(given.facts, given.call(grad_final is not None, grad), gates, grad.device)
     facts, operands = chosen.gradients.facts, given.operands(grad=grad)
     start = None if initial is None else initial.float().contiguous()
     if output is not None and sums is not None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ssdc.codegen.triton import configuration
+from ssdc.codegen.triton import configuration, pricing
 from ssdc.codegen.triton.configuration import Forward
-from ssdc.codegen.triton.hopper import fits
 from ssdc.errors import CallError
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import walks
@@ -24,7 +23,7 @@ def forward_pass(given: Given, form: str = "") -> tuple[Tensor, Tensor, Tensor]:
         known = ", ".join(name for name in configuration.FORMS if name)
         raise ValueError(f"there is no form {form!r}; forms are {known}")
     wanted = configuration.FORMS[form]
-    if wanted == "hopper" and not (call.engine and fits(facts)):
+    if wanted == "hopper" and not pricing.engine(facts, call):
         raise CallError("form 'hopper' walks 16-bit operands, in rows of 16 bytes, on Hopper GPUs; use form='auto'")
     return run_forward(tuned.forward(facts, call, given.query.device, wanted), given)
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -93,8 +93,8 @@ def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, st
     a launch. Descriptors of tiles differ to a function in their type alone: the size of a tile is in its text.
     """
     device = _device(arguments)
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):  # Triton launches on the current one
+    if _elsewhere(device):
+        with torch.cuda.device(device):
             start(function, programs, arguments, warps, stages)
         return
     traits = [
@@ -110,9 +110,9 @@ def start(function: Any, programs: int, arguments: Sequence[Any], warps: int, st
         known[(programs, 1, 1)](*arguments)
     else:
         known = function[(programs,)](*arguments, **_options(warps, stages))
-        if len(_compiled) >= CALLS:
-            _compiled.clear()
         if known is not None:  # the interpreter makes nothing
+            if len(_compiled) >= CALLS:
+                _compiled.clear()
             _compiled[call] = known
     if _local.heard is not None:
         _local.heard(known, programs, arguments)
@@ -155,10 +155,8 @@ class together:
 
 def _compile(wanted: Sequence[Later]) -> None:
     """Compile the kernels of launches, a thread each. What fails to compile is left for its launch to tell."""
-    device = _device(wanted[0][2])
-    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     mode = importlib.import_module("triton").AsyncCompileMode
-    with on_device, ThreadPoolExecutor(len(wanted)) as threads, mode(threads, ignore_errors=True):
+    with on(_device(wanted[0][2])), ThreadPoolExecutor(len(wanted)) as threads, mode(threads, ignore_errors=True):
         for function, programs, arguments, warps, stages in wanted:
             function.warmup(*arguments, grid=(programs,), **_options(warps, stages))
 
@@ -166,6 +164,16 @@ def _compile(wanted: Sequence[Later]) -> None:
 def _device(arguments: Sequence[Any]) -> torch.device:
     """That of a launch's tensors."""
     return next(x.device for x in arguments if isinstance(x, Tensor))
+
+
+def _elsewhere(device: torch.device) -> bool:
+    """Whether Triton, which launches on the current device, would launch on another."""
+    return device.type == "cuda" and device.index != torch.cuda.current_device()
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Within it, launches are on a device."""
+    return torch.cuda.device(device) if _elsewhere(device) else nullcontext()
 
 
 def _options(warps: int, stages: int) -> dict[str, Any]:

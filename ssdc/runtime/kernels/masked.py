@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssdc.codegen.triton.configuration import Backward, Forward
 from ssdc.codegen.triton.maps import normed
 from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.calls import Given, kind_of
 from ssdc.runtime.kernels.eager import learns, plain, refuse_tangents
-from ssdc.runtime.kernels.forward import forward_pass
+from ssdc.runtime.kernels.forward import forward_pass, run_forward
 from ssdc.runtime.kernels.replay import replayed
 
 
@@ -132,6 +133,18 @@ _masked.register_autograd(
     lambda ctx, grad, grad_final, _: _gradients(ctx, torch.ops.ssdc.masked_backward, grad, grad_final),
     setup_context=_context,
 )
+
+
+def configured(chosen: Forward | Backward) -> Callable[..., tuple[Tensor, ...]]:
+    """The forward or backward pass by the kernels of a configuration, replayed as calls are: of what `Given` holds;
+    backward, of the gradients of output and last state first, and last of whether gates learn, and a norm's rows."""
+    if isinstance(chosen, Forward):
+        return replayed(lambda *arguments: run_forward(chosen, Given(*arguments)))
+
+    def run(grad: Tensor, grad_final: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+        return backward_pass(grad, grad_final, Given(*arguments[:COUNT]), *arguments[COUNT:], chosen=chosen)
+
+    return replayed(run)
 
 
 class _Masked(torch.autograd.Function):

@@ -11,7 +11,7 @@ values. A pass that reads one on the host, or a step of which is not understood,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar
@@ -144,16 +144,16 @@ class _Tiles:
     """Descriptors of the tiles of tensors that differ in where they lie; memory is handed out again, so that few do."""
 
     def __init__(self, like: Any) -> None:
-        self.kind, self.rest = type(like), {name: x for name, x in like.__dict__.items() if name != "base"}
+        self.like = copy(like)
+        self.like.base = None
         self.known: dict[int, Any] = {}
 
     def __call__(self, at: int) -> Any:
         if at not in self.known:
             if len(self.known) >= PLACES:
                 self.known.clear()
-            made = object.__new__(self.kind)
-            made.__dict__.update(self.rest, base=_Place(at))
-            self.known[at] = made
+            self.known[at] = made = copy(self.like)
+            made.base = _Place(at)
         return self.known[at]
 
 
@@ -211,9 +211,7 @@ class _Script:
 
     def __call__(self, given: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         slots: Slots = [*given, *[None] * (self.count - len(given))]
-        device = given[0].device
-        other = device.type == "cuda" and device.index != torch.cuda.current_device()
-        with torch.cuda.device(device) if other else nullcontext():
+        with launch.on(given[0].device):
             for step in self.steps:
                 step(slots)
         found = tuple(x(slots) for x in self.results)
@@ -305,19 +303,19 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         launched = {slot for step, used in self.steps if isinstance(step, _Launch) for slot in used}
         named = {slot for step, used in self.steps if not isinstance(step, (_Launch, _Room)) for slot in used}
         named |= {slot for step, _ in self.steps if isinstance(step, _Launch) for _, slot, _, _ in step.tiles}
-        common, size, starts = len(self.tensors), 0, {}
+        size, starts = 0, {}
         for slot in sorted(rooms.keys() & launched - named - wanted):
             starts[slot] = size
             size += -(-self.tensors[slot].nbytes // ALIGNED) * ALIGNED
+        common = next(iter(starts), -1)  # the first of them has the room of all
         steps: list[tuple[Step, set[int]]] = []
-        if starts:
-            self.tensors.append(self.tensors[0])  # a slot of its own
-            steps.append((_Room(common, (size,), torch.uint8, self.tensors[0].device), {common}))
         for step, used in self.steps:
             if isinstance(step, _Launch):
                 steps.append((step.moved(starts, common), {common if slot in starts else slot for slot in used}))
-            elif not isinstance(step, _Room) or step.slot in launched - starts.keys() | named | wanted:
+            elif not isinstance(step, _Room) or step.slot in named | wanted:
                 steps.append((step, used))
+            elif step.slot == common:
+                steps.append((replace(step, shape=(size,), dtype=torch.uint8), used))
         return tuple(self._left(steps, wanted))
 
     def _left(self, steps: Sequence[tuple[Step, set[int]]], wanted: set[int]) -> Iterator[Step]:
@@ -342,11 +340,10 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(base.untyped_storage()._cdata == found.untyped_storage()._cdata for base in self.tensors):
             self.clear = False  # a part of an operand, from another place on
         if func in ROOM and found.is_contiguous():
-            self.tensors.append(found)
             self.steps.append((_Room(slot, tuple(found.shape), found.dtype, found.device), {slot}))
         else:
             self._did(func, args, kwargs, slot)
-            self.tensors.append(found)
+        self.tensors.append(found)
 
     def _did(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], slot: int | None) -> None:
         used = set() if slot is None else {slot}

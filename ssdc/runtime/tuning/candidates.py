@@ -13,7 +13,7 @@ from functools import partial
 from itertools import product
 from typing import Any, get_args
 
-from ssdc.codegen.triton import configuration, hopper
+from ssdc.codegen.triton import configuration, pricing
 from ssdc.codegen.triton.configuration import BackwardForm, Form, Forward
 from ssdc.codegen.triton.facts import Facts, Kernel, Tiles
 from ssdc.runtime.tuned import Choice, Pass, Request
@@ -81,7 +81,7 @@ def _can(form: str, chunk: int, request: Request) -> bool:
     """Whether there are kernels of a form for a request; those with a chunk of their own count once."""
     if form in OWN_CHUNK and chunk != _chunks(request.facts)[0]:
         return False
-    return form != "hopper" or (request.call.engine and hopper.fits(request.facts))
+    return form != "hopper" or pricing.engine(request.facts, request.call)
 
 
 def tilings(name: str) -> Round:

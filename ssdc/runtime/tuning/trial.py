@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ssdc.codegen.triton.configuration import Backward, Forward
 from ssdc.codegen.triton.facts import Facts
 from ssdc.codegen.triton.maps import Chain, encoded
 from ssdc.runtime.bench.exact import evaluate, widened
 from ssdc.runtime.bench.times import Clock
-from ssdc.runtime.kernels.backward import backward_pass, run_backward
+from ssdc.runtime.kernels.backward import backward_pass
 from ssdc.runtime.kernels.calls import NAMES, OWN, Given
-from ssdc.runtime.kernels.forward import forward_pass, run_forward
-from ssdc.runtime.kernels.replay import replayed
+from ssdc.runtime.kernels.forward import forward_pass
+from ssdc.runtime.kernels.masked import configured
 from ssdc.runtime.tuned import Choice, Request, session
 
 Drawn = dict[str, Tensor | None]
@@ -176,23 +175,16 @@ def _caller(
     maps = encoded(facts.maps, facts.norm)
     fixed: tuple[Any, ...] = (heads, facts.strict, OWN.index(facts.own), given["skip"], maps)
     operands = Given(*(given[name] for name in INPUTS[:7]), *fixed)  # type: ignore[arg-type]
-    if isinstance(choice, Forward):
-        return partial(replayed(lambda *given: run_forward(choice, Given(*given))), *operands)
     if request.kind == "forward":
-        return lambda: forward_pass(operands)
+        return partial(forward_pass, operands) if choice is None else partial(configured(choice), *operands)
     row: tuple[Tensor, ...] = ()
     if facts.norm is not None:
         with session():
             y, _, sums = forward_pass(operands)
         row = (y, sums)
-    if isinstance(choice, Backward):
-        count, gates = len(operands), request.gates
-
-        def run(grad: Tensor, last: Tensor | None, *given: Any) -> tuple[Tensor, ...]:
-            return run_backward(choice, grad, last, Given(*given[:count]), gates, *given[count:])
-
-        return partial(replayed(run), *grads, *operands, *row)
-    return lambda: backward_pass(*grads, operands, request.gates, *row)
+    if choice is None:
+        return partial(backward_pass, *grads, operands, request.gates, *row)
+    return partial(configured(choice), *grads, *operands, request.gates, *row)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
