@@ -17,6 +17,7 @@ import ssdc
 from ssdc import pipeline
 from ssdc.cli.calibrate import SMALL
 from ssdc.cli.main import app
+from ssdc.cli.regret import QUICK
 from ssdc.errors import PlanError
 from ssdc.plan import profiles
 from ssdc.plan.hardware import CPU, H200, HARDWARE
@@ -324,8 +325,15 @@ def test_every_candidate_that_auto_may_choose_is_timed() -> None:
         assert predicted == sorted(predicted)
 
 
+def test_on_a_gpu_what_kernels_serve_is_not_timed() -> None:
+    sizes = {"b": 1, "t": 32}
+    for name, count in (("ssd", 0), ("attention", 0), ("gla", 1)):
+        checked = pipeline.check(EXAMPLES / f"{name}.ssd", sizes={"H": 2, "N": 16, "P": 16})
+        assert len(list(regret.measure(checked.graph, sizes, "forward", H200, device="cpu"))) == count
+
+
 def test_bench_planner_tells_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssdc.cli.regret.QUICK", ((2, 8, 1, 32),))
+    monkeypatch.setitem(QUICK, "cpu", ((2, 8, 1, 32),))
     out = tmp_path / "regret.json"
     done = CliRunner().invoke(
         app,

@@ -60,7 +60,7 @@ HeadlineOption = Annotated[
     bool, typer.Option("--headline", help="The contraction against softmax attention, 512 to 128K positions.")
 ]
 PlannerOption = Annotated[
-    bool, typer.Option("--planner", help="Every candidate of the planner for FILEs (on a GPU, of the kernels).")
+    bool, typer.Option("--planner", help="Every candidate of the planner for FILEs (on a GPU, of the kernels, too).")
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Of --planner: a small grid of calls.")]
 BurstOption = Annotated[int, typer.Option("--burst", min=1, max=10_000, help="ms of calls that a median is over.")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,18 @@ if TYPE_CHECKING:
     from ssdc.runtime.regret import Cell
 
 MODES: tuple[Mode, ...] = ("forward", "both")
-QUICK = ((4, 32, 1, 512), (4, 32, 4, 64), (4, 64, 1, 1024))
+QUICK = {
+    "cpu": ((4, 32, 1, 512), (4, 32, 4, 64), (4, 64, 1, 1024)),
+    "cuda": ((4, 32, 4, 64), (16, 64, 1, 1024), (16, 128, 4, 4096)),
+}
 FULL = tuple(
     (heads, width, batch, length)
     for heads, width in ((1, 16), (4, 32), (8, 64), (16, 128))
     for batch in (1, 8, 64)
     for length in (16, 128, 1024, 8192, 65536)
 )
-"""Calls of a program: heads (sizes named H), every other size without a default, the batch, and the length."""
+"""Calls of a program, quick ones by kind of device: heads (sizes named H), every other size without a default, the
+batch, and the length."""
 KERNEL_LENGTHS = {True: (64, 1024, 8192), False: (16, 64, 256, 1024, 4096, 16384, 65536, 262144)}
 """Lengths at which forms of the Triton kernels are compared, for a quick run and a full one."""
 PATIENCE = {True: 0.15, False: 0.6}
@@ -50,9 +55,10 @@ def planner(
     threads: int | None = None,
     json_file: Path | None = None,
 ) -> None:
-    """Prints how good the planner's choices are, for programs on a CPU, and for the Triton kernels on a GPU.
+    """Prints how good the planner's choices are, for programs, and on a GPU first for the Triton kernels.
 
-    A cell is one contraction of one call, forward, or forward and backward. Layers that do not compile are left out.
+    A cell is one contraction of one call, forward, or forward and backward. Left out are layers that do not compile,
+    and on a GPU those contractions of programs that the kernels serve.
     """
     from ssdc.runtime import devices
     from ssdc.runtime.regret import summary
@@ -63,7 +69,8 @@ def planner(
         raise typer.BadParameter(f"there is no device {device!r} here", param_hint="--device")
     found: list[Cell] = []
     with console(stderr=True).status("measuring") as status:
-        for cell in _kernels(quick, wanted) if wanted.startswith("cuda") else _programs(files, quick, processors):
+        kernels = _kernels(quick, wanted) if wanted.startswith("cuda") else ()
+        for cell in chain(kernels, _programs(files, quick, wanted, processors)):
             found.append(cell)
             _write(json_file, found)
             status.update(f"{len(found)} cells; {cell.layer}, {cell.equation}: regret {cell.regret:.2f}")
@@ -87,22 +94,23 @@ def _write(file: Path | None, found: list[Cell]) -> None:
         file.write_text(json.dumps({"summary": asdict(summary(found)), "cells": cells}, indent=1) + "\n")
 
 
-def _programs(files: Iterable[Path], quick: bool, processors: int) -> Iterator[Cell]:
+def _programs(files: Iterable[Path], quick: bool, device: str, processors: int) -> Iterator[Cell]:
     from ssdc.plan.profiles import profile
+    from ssdc.runtime.devices import name_of
     from ssdc.runtime.regret import measure
 
-    machine = profile("cpu").limited(processors)
+    machine = profile("cpu").limited(processors) if device == "cpu" else profile("cuda", name_of(device))
     for file in files:
         source = read(file)
         layer = find_layer(pipeline.parse(source), None)
-        for heads, width, batch, length in QUICK if quick else FULL:
+        for heads, width, batch, length in QUICK[machine.device] if quick else FULL:
             free = {one.name: heads if one.name == "H" else width for one in layer.sizes if one.default is None}
             checked = _checked(source, layer.name, free)
             if checked is None:
                 break
             sizes = pipeline.call_sizes(checked, T=length, b=batch)
             for mode in MODES:
-                for cell in measure(checked.graph, sizes, mode, machine, patience=PATIENCE[quick]):
+                for cell in measure(checked.graph, sizes, mode, machine, device=device, patience=PATIENCE[quick]):
                     yield replace(cell, sizes={**free, **cell.sizes})
 
 

@@ -22,7 +22,7 @@ from ssdc.graph.graph import Graph
 from ssdc.plan.cost import STALL
 from ssdc.plan.hardware import INFINITE, Hardware
 from ssdc.plan.profiles import shipped
-from ssdc.runtime.devices import captured, name_of
+from ssdc.runtime.devices import captured, name_of, wait
 from ssdc.runtime.kernels.launch import available
 from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.regret import clock_of, overhead
@@ -165,25 +165,20 @@ def _moving(device: str, limit: float) -> float:
 def _best(call: Callable[[], object], device: str) -> float:
     """The least seconds of a call over several short runs, of which another process disturbs few."""
     call()
-    _wait(device)
+    wait(device)
     clock = clock_of(device)
     began = clock()
     call()
-    _wait(device)
+    wait(device)
     count = max(1, min(1000, int(BURST / max(clock() - began, 1e-7))))
     found = []
     for _ in range(RUNS):
         began = clock()
         for _ in range(count):
             call()
-        _wait(device)
+        wait(device)
         found.append((clock() - began) / count)
     return min(found)
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 def _memory() -> int:

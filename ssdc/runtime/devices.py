@@ -34,6 +34,12 @@ def threads(wanted: int | None = None) -> int:
     return torch.get_num_threads()
 
 
+def wait(device: str) -> None:
+    """Until the device has done all that it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def captured(call: Callable[[], object], count: int) -> torch.cuda.CUDAGraph:
     """A CUDA graph of so many calls; one was made before, so that all is compiled."""
     graph = torch.cuda.CUDAGraph()

@@ -58,7 +58,7 @@ class Shape:
 
 SEGMENTS = (1, 2, 4, 8, 16, 32)
 """Pieces of time that are measured, besides those of the choice."""
-WIDTHS = ((64, 64, 1), (128, 128, 1), (128, 64, 8), (256, 64, 1), (256, 256, 1))
+WIDTHS = ((16, 16, 1), (64, 64, 1), (128, 128, 1), (128, 64, 8), (256, 64, 1), (256, 256, 1))
 """States, columns, and heads that share a query and key."""
 LANES = ((1, 1), (1, 16), (4, 32), (16, 64))
 """Sequences and heads."""

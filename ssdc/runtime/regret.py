@@ -1,13 +1,13 @@
 """How good the planner's choices are: every candidate of a contraction timed, beside what was predicted.
 
 In: a graph, the sizes of a call, and what is planned for. Out: a `Cell` a contraction: predicted and measured seconds
-of each candidate that `auto` may choose. A contraction runs by itself, on random operands of its own. On a CPU with one
-thread, processor time is measured, which what else the machine does inflates least. Nothing here changes a plan.
+of each candidate that `auto` may choose. A contraction runs by itself, on random operands of its own, by PyTorch; what
+Triton kernels serve on a GPU is left out (`ssdc.runtime.kernel_regret`). On a CPU with one thread, processor time is
+measured, which what else the machine does inflates least. Nothing here changes a plan.
 """
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from ssdc.codegen.operands import Operands, operands
 from ssdc.codegen.render import render
+from ssdc.codegen.triton.served import Served, served
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
 from ssdc.plan.candidate import Candidate, Mode
 from ssdc.plan.hardware import Hardware
 from ssdc.plan.planner import ASKED_ONLY, Choice, Plan, plan
+from ssdc.runtime.devices import wait
 from ssdc.runtime.loader import load
 from ssdc.runtime.opaque import run
 
@@ -112,14 +114,22 @@ def measure(
     more than twice, one predicted to take four times as long not at all, and a contraction whose cheapest is predicted
     to take twice as long is left out."""
     planned = plan(graph, sizes, hardware=hardware, mode=mode)
+    kernels = served(graph, planned) if hardware.device == "cuda" else {}
     for place, node in enumerate(graph.contractions):
+        if isinstance(kernels.get(node.name), Served):
+            continue
         choice = planned.choices[node.name]
         offered = [c for c in (choice.chosen, *choice.rivals) if c.order not in ASKED_ONLY]
         offered.sort(key=lambda candidate: candidate.cost.seconds)
         most = min(max(patience / 10, FAR * offered[0].cost.seconds), 4 * patience)
         fair = [c for c in offered if c.cost.seconds <= most and c.cost.workspace <= hardware.memory / 2]
-        calls = [_call(graph, planned, choice, candidate, place, mode, device) for candidate in fair]
-        if not fair or offered[0].cost.seconds > 2 * patience or any(call is None for call in calls):
+        if not fair or offered[0].cost.seconds > 2 * patience:
+            continue
+        try:
+            calls = [_call(graph, planned, choice, candidate, place, mode, device) for candidate in fair]
+        except torch.cuda.OutOfMemoryError:
+            continue
+        if any(call is None for call in calls):
             continue
         seconds = _alternating([call for call in calls if call is not None], device, patience)
         found = dict(zip(map(id, fair), seconds, strict=True))
@@ -212,25 +222,23 @@ def _with(hardware: Hardware, figure: str, seconds: float) -> Hardware:
 
 def _alternating(calls: Sequence[Callable[[], object]], device: str, patience: float) -> list[float | None]:
     """The least seconds of each call over several rounds in turn; None for one that does not fit into memory."""
-    if device != "cpu":
-        return [_on_gpu(call) for call in calls]
-    _warmed(calls[0], 0.0)  # what every call needs is loaded
-    found = [_warmed(call, patience) for call in calls]
+    _warmed(calls[0], device, 0.0)  # what every call needs is loaded
+    found = [_warmed(call, device, patience) for call in calls]
     for turn in range(ROUNDS):
         best = min((seconds for seconds in found if seconds is not None), default=0.0)
         most = patience if turn == 0 else min(patience, HOPELESS * best)
         for place, call in enumerate(calls):
             seconds = found[place]
             if seconds is not None and seconds <= most:
-                found[place] = min(seconds, _timed(call, max(1, min(50, int(BURST / max(seconds, 1e-6))))))
+                found[place] = min(seconds, _timed(call, device, max(1, min(50, int(BURST / max(seconds, 1e-6))))))
     return found
 
 
-def _warmed(call: Callable[[], object], patience: float) -> float | None:
+def _warmed(call: Callable[[], object], device: str, patience: float) -> float | None:
     """The seconds of a second call, or of the first where that took long."""
     try:
-        first = _timed(call, 1)
-        return first if first > 4 * patience else _timed(call, 1)
+        first = _timed(call, device, 1)
+        return first if first > 4 * patience else _timed(call, device, 1)
     except (MemoryError, RuntimeError) as fault:
         if isinstance(fault, MemoryError) or "allocate" in str(fault):
             return None
@@ -242,17 +250,12 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
-def _timed(call: Callable[[], object], count: int) -> float:
-    clock = clock_of("cpu")
+def _timed(call: Callable[[], object], device: str, count: int) -> float:
+    """Seconds of each of so many calls, one upon another: on a GPU what the slower of it and its host takes."""
+    clock = clock_of(device)
+    wait(device)
     began = clock()
     for _ in range(count):
         call()
+    wait(device)
     return (clock() - began) / count
-
-
-def _on_gpu(call: Callable[[], object]) -> float | None:
-    do_bench = importlib.import_module("triton.testing").do_bench
-    try:
-        return float(do_bench(call, warmup=10, rep=40, return_mode="median")) / 1e3
-    except torch.cuda.OutOfMemoryError:
-        return None
