@@ -18,6 +18,9 @@ from ssdc import pipeline
 from ssdc.cli.calibrate import SMALL
 from ssdc.cli.main import app
 from ssdc.cli.regret import QUICK
+from ssdc.codegen.triton.configuration import Call, chunk_of, forward
+from ssdc.codegen.triton.facts import Facts
+from ssdc.codegen.triton.pricing import candidate
 from ssdc.errors import PlanError
 from ssdc.plan import profiles
 from ssdc.plan.hardware import CPU, H200, HARDWARE
@@ -106,9 +109,9 @@ def test_every_profile_plans_every_example(name: str) -> None:
 
 
 def test_a_fast_machine_waits_for_starts() -> None:
-    found = planned("ssd", {"H": 8}, hardware=H200).choices["y:1"].chosen
+    found = planned("ssd", {"H": 8}, hardware=H200, call={"T": 256}).choices["y:1"].chosen
     assert found.bound == "launches"
-    assert found.cost.seconds < planned("ssd", {"H": 8}).choices["y:1"].chosen.cost.seconds
+    assert found.cost.seconds < planned("ssd", {"H": 8}, call={"T": 256}).choices["y:1"].chosen.cost.seconds
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -283,6 +286,22 @@ def test_a_dry_run_keeps_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert profiles.profile().name == "mine"
 
 
+def test_a_gpu_is_calibrated_by_the_kernels_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of a machine by the model, with no GPU asked: its latency and the start of a kernel come out."""
+    machine, short = replace(H200, latency=3e-7), chunk_of(Facts("bfloat16", 64, 64))
+
+    def busy(length: int) -> float:
+        facts, call = Facts("bfloat16", 64, 64), Call(1, length, 1, machine.processors, initial=False)
+        return candidate(facts, call, forward(facts, call, "walk"), machine).cost.busy
+
+    alone, host = iter((busy(60 * short), busy(short))), iter((30e-6, 30e-6 + 2 * 7e-6))
+    monkeypatch.setattr(calibration, "alone", lambda call: next(alone))
+    monkeypatch.setattr(calibration, "_best", lambda call, device: next(host))
+    found = calibration._kernels("cpu", H200)
+    assert found.latency == pytest.approx(machine.latency, rel=1e-3)
+    assert found.kernel == pytest.approx(7e-6)
+
+
 def test_overheads_are_those_that_make_predictions_right() -> None:
     """The figures that come out bring the small layer's own predictions to its measured times."""
     graph = pipeline.check(SMALL).graph
@@ -330,6 +349,26 @@ def test_on_a_gpu_what_kernels_serve_is_not_timed() -> None:
     for name, count in (("ssd", 0), ("attention", 0), ("gla", 1)):
         checked = pipeline.check(EXAMPLES / f"{name}.ssd", sizes={"H": 2, "N": 16, "P": 16})
         assert len(list(regret.measure(checked.graph, sizes, "forward", H200, device="cpu"))) == count
+
+
+def test_on_a_gpu_a_sum_is_one_operation_and_products_of_windows_are_not_apart() -> None:
+    """What PyTorch does on a CPU alone, step by step or matrix by matrix, costs a GPU no launches."""
+    for name, order, sizes in (
+        ("linear_attention", "scan", {"H": 4, "N": 32, "P": 32}),
+        ("hyena", "quadratic", {"C": 64}),
+    ):
+        checked = pipeline.check(EXAMPLES / f"{name}.ssd", sizes=sizes)
+        call = {"b": 1, "t": 2048}
+        launches = {
+            hardware.device: max(
+                candidate.cost.launches
+                for choice in plan(checked.graph, call, hardware=hardware, mode="both").choices.values()
+                for candidate in (choice.chosen, *choice.rivals)
+                if candidate.order == order
+            )
+            for hardware in (CPU, H200)
+        }
+        assert launches["cuda"] < 100 < launches["cpu"]
 
 
 def test_bench_planner_tells_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

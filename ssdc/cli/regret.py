@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MODES: tuple[Mode, ...] = ("forward", "both")
 QUICK = {
     "cpu": ((4, 32, 1, 512), (4, 32, 4, 64), (4, 64, 1, 1024)),
-    "cuda": ((4, 32, 4, 64), (16, 64, 1, 1024), (16, 128, 4, 4096)),
+    "cuda": ((4, 32, 4, 64), (16, 64, 1, 1024), (16, 64, 2, 4096)),
 }
 FULL = tuple(
     (heads, width, batch, length)

@@ -74,7 +74,7 @@ def prepare(
     if logs or without:
         both = " + ".join(text for text in (logs, without) if text)
         if timed:
-            total = out.new(f"{cut(both if not (logs and without) else f'({both})', ZEROS)}.cumsum(-1)", lead).text
+            total = out.new(f"sums({cut(both if not (logs and without) else f'({both})', ZEROS)})", lead).text
             row = total if cut_rows is None else out.new(cut_rows(total, ZEROS), lead).text
             if without:
                 rows = cut(without, ZEROS)

@@ -33,6 +33,9 @@ class Path:
     axes: tuple[str, ...]
 
 
+SAME = 1 - 1e-9
+"""Sums of the same terms in another order are no better than one another."""
+
 Operands = tuple[tuple[str, tuple[str, ...]], ...]
 """Names of operands with their axes."""
 
@@ -72,7 +75,7 @@ def _search(operands: Operands, axes: tuple[str, ...], sizes: tuple[tuple[str, i
             if part > other:
                 pair = pair_seconds(kept[part], kept[other], kept[subset], table, hardware)
                 seconds = best[part][0] + best[other][0] + pair
-                if subset not in best or seconds < best[subset][0]:
+                if subset not in best or seconds < SAME * best[subset][0]:
                     best[subset] = (seconds, part)
             part = (part - 1) & subset
     steps: list[Step] = []

@@ -9,26 +9,29 @@ what else runs disturbs little; more threads have as many times its rates, but f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 
 import torch
 
-from ssdc.codegen.triton.configuration import chunk_of
+from ssdc.codegen.triton.configuration import Call, chunk_of, forward
 from ssdc.codegen.triton.facts import Facts
+from ssdc.codegen.triton.pricing import candidate
 from ssdc.graph.graph import Graph
-from ssdc.plan.cost import STALL
 from ssdc.plan.hardware import INFINITE, Hardware
+from ssdc.plan.products import FAR
 from ssdc.plan.profiles import shipped
-from ssdc.runtime.devices import captured, name_of, wait
+from ssdc.runtime.devices import alone, name_of, wait
 from ssdc.runtime.kernels.launch import available
 from ssdc.runtime.kernels.masked import masked
 from ssdc.runtime.regret import clock_of, overhead
 
 RUNS, BURST = 15, 4e-3
 """Runs of which the best counts, and the seconds of calls in each."""
+MOST, HALVINGS = 1e-5, 20
+"""Seconds that a step waits at most, and by how often that is halved it is found."""
 
 
 def measured(device: str, small: Graph) -> Hardware:
@@ -37,6 +40,8 @@ def measured(device: str, small: Graph) -> Hardware:
     with torch.no_grad():
         if base.device == "cuda":
             found = replace(base, **(_rates(device, base) | _gpu(device)))  # type: ignore[arg-type]
+            if available():
+                found = _kernels(device, found)
         else:
             found = _cpu(base)
     with _one_thread(device):
@@ -62,6 +67,7 @@ def _rates(device: str, base: Hardware) -> dict[str, object]:
     large = 2**20 if device == "cpu" else 2**27
     x = torch.randn(large, device=device)
     square = x.view(1024, -1)
+    far = 1.0 if device == "cpu" else FAR  # where the model has pages, a GPU has none
     count = large // 4096
     sides = [torch.randn(count, 64, 64, device=device) for _ in range(2)]
     column = torch.randn(count, 64, 1, device=device)
@@ -80,7 +86,7 @@ def _rates(device: str, base: Hardware) -> dict[str, object]:
         "thin": 2.0 * count * 64**2 / seconds["thin"],
         "transcendental": large / max(seconds["exp"] - seconds["neg"], 0.3 * seconds["exp"]),
         "bandwidth": tiers,
-        "scattered": 8.0 * large / max(seconds["turned"] - seconds["neg"], 0.1 * seconds["turned"]),
+        "scattered": far * 8.0 * large / max(seconds["turned"] - seconds["neg"], 0.1 * seconds["turned"]),
     }
 
 
@@ -101,52 +107,52 @@ def _gpu(device: str) -> dict[str, object]:
     properties = torch.cuda.get_device_properties(device)
     sides = [torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2)]
     wide = [torch.randn(4096, 4096, device=device) for _ in range(2)]
-    figures: dict[str, object] = {
+    return {
         "matrix": 2.0 * 4096**3 / _best(lambda: wide[0] @ wide[1], device),
         "processors": properties.multi_processor_count,
         "memory": float(properties.total_memory),
         "half": 2.0 * 8192**3 / _best(lambda: sides[0] @ sides[1], device),
     }
-    return figures | (_kernels(device, figures) if available() else {})
 
 
-def _kernels(device: str, figures: Mapping[str, object]) -> dict[str, object]:
-    """The cost of starting a kernel of ours, and what a step of its chain waits."""
+def _kernels(device: str, machine: Hardware) -> Hardware:
+    """The machine with what starting a kernel of ours costs, and what a step of its chain waits: what makes the
+    predictions right for the walk of one head, whose steps are all that counts."""
+    facts = Facts("bfloat16", 64, 64)
+    short, long = chunk_of(facts), 60 * chunk_of(facts)
 
     def call(length: int, form: str = "walk") -> Callable[[], object]:
         query, key, value = (torch.randn(1, length, 1, 64, device=device, dtype=torch.bfloat16) for _ in range(3))
         return lambda: masked(query, key, value, None, None, None, None, 1, False, form=form)
 
-    facts = Facts("bfloat16", 64, 64)
-    chunk, steps = chunk_of(facts), 60
-    short, long = call(chunk), call(chunk * steps)
-    step = (_alone(long) - _alone(short)) / (steps - 1)
-    chain = 2.0 * chunk * (2 * chunk * 64 + 2 * 64 * 64)
-    half, count = figures["half"], figures["processors"]
-    assert isinstance(half, float) and isinstance(count, int)
-    one, three = (_best(call(8 * chunk, form), device) for form in ("walk", "segments"))  # kernels; the host is slower
-    return {"kernel": max(three - one, 0.1 * one) / 2, "latency": max(step - STALL * chain * count / half, 0.2 * step)}
+    def predicted(latency: float) -> float:
+        waiting = replace(machine, latency=latency)
+        calls = (Call(1, length, 1, machine.processors, initial=False) for length in (long, short))
+        most, least = (candidate(facts, one, forward(facts, one, "walk"), waiting).cost.busy for one in calls)
+        return most - least
 
-
-def _alone(call: Callable[[], object]) -> float:
-    """Seconds of a call on the device alone, its start left out: many of them in one CUDA graph."""
-    call()
-    return _best(captured(call, 20).replay, "cuda") / 20
+    steps = alone(call(long)) - alone(call(short))
+    low, high = 0.0, MOST
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if predicted(middle) < steps else (low, middle)
+    one, three = (_best(call(8 * short, form), device) for form in ("walk", "segments"))  # kernels; the host is slower
+    return replace(machine, kernel=max(three - one, 0.1 * one) / 2, latency=high)
 
 
 def _tiers(device: str, base: Hardware) -> tuple[tuple[float, float], ...]:
-    """The bandwidth of each of the shipped profile's working sets; no larger one is faster than a smaller."""
+    """The bandwidth of each of the shipped profile's working sets; no smaller one is slower than a larger."""
     found: list[tuple[float, float]] = []
-    for limit, _ in base.bandwidth:
+    for limit, _ in reversed(base.bandwidth):
         rate = _moving(device, limit)
-        found.append((limit, min(rate, found[-1][1]) if found else rate))
-    return tuple(found)
+        found.append((limit, max(rate, found[-1][1]) if found else rate))
+    return tuple(reversed(found))
 
 
 def _moving(device: str, limit: float) -> float:
     """Bytes a second through a working set just below `limit`: results of operations, none used again before all others
     are, in memory that is there; on a CPU without limit, in memory that is not."""
-    whole, pieces = min(0.8 * limit, 1e9 if device == "cpu" else 8e9), 8
+    whole, pieces = (min(0.8 * limit, 1e9), 8) if device == "cpu" else (min(0.8 * limit, 8e9), 1)
     values = [torch.randn(int(whole / 8 / pieces), device=device) for _ in range(pieces)]
     results = [torch.empty_like(x) for x in values]
 
@@ -159,7 +165,7 @@ def _moving(device: str, limit: float) -> float:
                 torch.neg(x, out=y)
 
     small = device != "cpu" and whole < 1e9  # a GPU is done before the next operation is started
-    return 8.0 * sum(x.numel() for x in values) / (_alone(through) if small else _best(through, device))
+    return 8.0 * sum(x.numel() for x in values) / (alone(through) if small else _best(through, device))
 
 
 def _best(call: Callable[[], object], device: str) -> float:

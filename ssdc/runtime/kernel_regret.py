@@ -6,12 +6,10 @@ Needs a CUDA device.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +19,19 @@ from ssdc.codegen.triton.configuration import Backward, Call, Forward
 from ssdc.codegen.triton.facts import Facts
 from ssdc.plan.candidate import Candidate
 from ssdc.plan.hardware import Hardware
-from ssdc.runtime.devices import captured
+from ssdc.runtime.devices import alone
 from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.launch import processors
-from ssdc.runtime.kernels.masked import configured
+from ssdc.runtime.kernels.masked import configured, masked
 from ssdc.runtime.kernels.walks import readable
 from ssdc.runtime.regret import Cell, Timing
 
 LARGEST = 8e9
 """Bytes that the operands of a call may have."""
-BURST, REPLAYS = 4e-3, 9
-"""Seconds of calls that a graph holds, and its replays of which the median counts."""
-FEWEST, CALLS, PATIENCE = 7, 25, 0.05
-"""Calls of which the host's median counts, at least and at most, and seconds after which no more are made."""
+ROUNDS, MOST, BURST = 9, 20, 2e-3
+"""Rounds of which the host's least counts, and in each the calls at most, and their seconds about."""
+REPLAYED = 3
+"""Calls after which further ones are replayed (`ssdc.runtime.kernels.replay`)."""
 SHORT = 256
 """Positions that one kernel is tried on one by one."""
 
@@ -85,18 +83,21 @@ def measure(shape: Shape, hardware: Hardware, device: str = "cuda") -> Iterator[
     call = Call(shape.batch * shape.heads, shape.length, shape.shared, count, False, False, engine)
     sizes = {"b": shape.batch, "T": shape.length, "H": shape.heads, "N": shape.states, "P": shape.columns}
     groups = f"G={shape.heads // shape.shared}"
+    offered, after = _forms(facts, call, hardware), _backs(facts, call, hardware)
+    calls = [_forward(one, shape, operands) for one in offered] + [_backward(one, shape, operands) for one in after]
     try:
-        forward = {one: _forward(one, shape, operands) for one in _forms(facts, call, hardware)}
-        learning = _learning(operands)
-        back = {one: _backward(one, shape, operands) + learning for one in _backs(facts, call, hardware)}
+        *hosts, learned = _hosts([*calls, _learned(operands, shape.heads)])
+        taken = [Taken(alone(call), host) for call, host in zip(calls, hosts, strict=True)]
     except torch.cuda.OutOfMemoryError:
         return
-    alone = [_timing(pricing.candidate(facts, call, one, hardware), taken) for one, taken in forward.items()]
-    yield Cell("kernels", groups, sizes, "forward", tuple(alone))
+    learning = max(0.0, learned - hosts[0] - hosts[len(offered)])  # the host's, besides what the passes take of it
+    forward, back = dict(zip(offered, taken, strict=False)), dict(zip(after, taken[len(offered) :], strict=True))
+    found = [_timing(pricing.candidate(facts, call, one, hardware), seconds) for one, seconds in forward.items()]
+    yield Cell("kernels", groups, sizes, "forward", tuple(found))
     both = [
-        _timing(pricing.candidate(facts, call, one, hardware, after), first + second, after)
+        _timing(pricing.candidate(facts, call, one, hardware, last), first + second + Taken(0.0, learning), last)
         for one, first in forward.items()
-        for after, second in back.items()
+        for last, second in back.items()
     ]
     yield Cell("kernels", groups, sizes, "both", tuple(both))
 
@@ -151,60 +152,45 @@ def _given(operands: Sequence[Tensor], shape: Shape) -> Given:
     return Given(query, key, value, gate, None, None, None, shape.heads, False, 0)
 
 
-def _forward(chosen: Forward, shape: Shape, operands: Sequence[Tensor]) -> Taken:
-    return _taken(partial(configured(chosen), *_given(operands, shape)))
+def _forward(chosen: Forward, shape: Shape, operands: Sequence[Tensor]) -> Callable[[], object]:
+    return partial(configured(chosen), *_given(operands, shape))
 
 
-def _backward(chosen: Backward, shape: Shape, operands: Sequence[Tensor]) -> Taken:
-    return _taken(partial(configured(chosen), operands[4], None, *_given(operands, shape), True))
+def _backward(chosen: Backward, shape: Shape, operands: Sequence[Tensor]) -> Callable[[], object]:
+    return partial(configured(chosen), operands[4], None, *_given(operands, shape), True)
 
 
-def _learning(operands: Sequence[Tensor]) -> Taken:
-    """What differentiation takes of the host besides the passes, which do nothing here."""
+def _learned(operands: Sequence[Tensor], heads: int) -> Callable[[], object]:
+    """Forward and backward, as users run them: by the choice, and differentiated by PyTorch."""
     *tensors, grad = operands
-    leaves, given = [x.detach().requires_grad_() for x in tensors], tuple(tensors)
+    query, key, value, gate = leaves = [x.detach().requires_grad_() for x in tensors]
 
-    class Nothing(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *tensors: Tensor) -> Any:
-            ctx.save_for_backward(*tensors)
-            return torch.empty_like(tensors[2])
+    def both() -> object:
+        y, _ = masked(query, key, value, gate, None, None, None, heads, False)
+        return torch.autograd.grad(y, leaves, grad)
 
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:
-            assert len(ctx.saved_tensors) == len(given)
-            return given
-
-    apply: Callable[..., Tensor] = Nothing.apply
-    return Taken(0.0, _host(lambda: torch.autograd.grad(apply(*leaves), leaves, grad)))
+    return both
 
 
-def _taken(call: Callable[[], object]) -> Taken:
-    """What a replayed call takes: of the device, the median over replays of a CUDA graph of a few."""
-    host = _host(call)
-    count = max(1, min(20, int(BURST / _elapsed(call))))
-    graph = captured(call, count)
-    graph.replay()
-    return Taken(statistics.median(_elapsed(graph.replay) for _ in range(REPLAYS)) / count, host)
-
-
-def _host(call: Callable[[], object]) -> float:
-    """Seconds that the host takes, the median over calls that wait for nothing."""
-    times: list[float] = []
-    until = time.perf_counter() + PATIENCE
-    while len(times) < CALLS and (len(times) < FEWEST or time.perf_counter() < until):
+def _hosts(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds that the host takes for each of several calls, the least over rounds in turn, since all that disturbs it
+    adds: of a few, one upon another, as many as go before the host would wait for the device."""
+    counts = []
+    for call in calls:
+        for _ in range(REPLAYED):
+            call()
         torch.cuda.synchronize()
         begin = time.perf_counter()
         call()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+        torch.cuda.synchronize()
+        counts.append(max(1, min(MOST, int(BURST / (time.perf_counter() - begin)))))
+    rounds = [list(map(_host, calls, counts)) for _ in range(ROUNDS)]
+    return [min(found) for found in zip(*rounds, strict=True)]
 
 
-def _elapsed(call: Callable[[], object]) -> float:
-    """Seconds between events before and after a call."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1e3
+def _host(call: Callable[[], object], count: int) -> float:
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - begin) / count

@@ -24,7 +24,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(kernel_regret, "_forward", forward)
     monkeypatch.setattr(kernel_regret, "_backward", backward)
-    monkeypatch.setattr(kernel_regret, "_learning", lambda *_: Taken(0.0, 1e-3))
+    monkeypatch.setattr(kernel_regret, "_learned", lambda *_: Taken(0.0, 2e-3 + 2e-3 + 1e-3))
+    monkeypatch.setattr(kernel_regret, "_hosts", lambda calls: [call.host for call in calls])
+    monkeypatch.setattr(kernel_regret, "alone", lambda call: call.device)
     monkeypatch.setattr(kernel_regret, "_operands", lambda *_: (None,) * 5)
     monkeypatch.setattr(kernel_regret, "readable", lambda *_: True)
     monkeypatch.setattr(kernel_regret, "processors", lambda _: 132)

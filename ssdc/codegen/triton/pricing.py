@@ -32,7 +32,7 @@ ROOM = 2.3e-13
 """Seconds that a byte of temporaries is worth: about what moving it once takes."""
 FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
-CALL, CALL_BACK = 2.3, 35.0
+CALL, CALL_BACK = 2.2, 40.0
 """Operations that the host's work on a call is worth, forward and backward."""
 HOPPER: Mapping[str, float] = {"plain": 0.85, "varying": 0.26, "gates": 1.27, "wide": 1.15, "spilled": 1.2}
 """Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
@@ -40,7 +40,7 @@ takes; what gates that vary and the gradient of gates add; how it grows where a 
 itself, and where the gradient of gates does not fit the registers."""
 SCALED, GATED, LEARNED = 1.7, 1.86, 1.28
 """How much longer a step takes whose values are scaled; in a portable kernel whose gates vary, or get a gradient."""
-DESCRIBED = 2.8
+DESCRIBED = 2.0
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
 KEPT = 1.27
 """How much longer a step takes that stores a state."""

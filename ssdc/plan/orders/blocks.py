@@ -22,7 +22,8 @@ derivative is worth."""
 STRIDED = 10.0
 """Rows that one of the sum of diagonal and other blocks is worth, of which one is read from all over memory."""
 APART = 4.0
-"""Operations that the derivative of a product with a window starts for each matrix: PyTorch multiplies them apart."""
+"""Operations that the derivative of a product with a window starts for each matrix: on a CPU, PyTorch multiplies them
+apart."""
 
 
 def blocks(pricing: Pricing, order: str, chunk: int) -> Candidate:
@@ -56,7 +57,8 @@ def blocks(pricing: Pricing, order: str, chunk: int) -> Candidate:
         windows = sum(problem.count(axes) for _, axes in problem.writers) * chunks * window
         pricing.add("layout", pointwise(windows, UNFOLDED, gradient=pricing.gradient, scattered=UNFOLDED))
         if pricing.gradient:
-            apart = max((problem.count(axes) for axes in problem.kernels), default=0)
+            most = max((problem.count(axes) for axes in problem.kernels), default=0)
+            apart = most if pricing.hardware.device == "cpu" else min(1, most)
             pricing.add("layout", pointwise(windows, 0, gradient=False, launches=APART * apart, scattered=FOLDED))
     return pricing.candidate(order, chunk, depth=chunks if width is None else 1)
 

@@ -4,39 +4,54 @@ time. The counts are those of `ssdc.runtime.blocks` and `ssdc.runtime.primitives
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ssdc.plan.candidate import Pricing
 from ssdc.plan.cost import Work
 from ssdc.plan.products import ITEM, pointwise
 
 SCAN_BLOCK, SCAN_STATE = 256, 8192
 """`linear_scan` cuts longer scans of smaller states into blocks of so many steps."""
-MASK = 31.0
-"""Numbers in and out of memory that an entry of a mask is worth, besides its exponential: some are written by a
-pattern."""
+FLOORED: Mapping[str, float] = {"cpu": 13.0, "cuda": 18.0}
+"""Numbers in and out of memory, by device, that an entry of a running sum is worth."""
+MASK: Mapping[str, float] = {"cpu": 31.0, "cuda": 12.0}
+"""The same of an entry of a mask, besides its exponential: a CPU writes some by a pattern."""
+MASK_BACK: Mapping[str, float] = {"cpu": 1.0, "cuda": 2.3}
+"""How much more its derivative moves."""
+PRODUCTS: Mapping[str, float] = {"cpu": 12.0, "cuda": 18.0}
+"""The same of an entry of a mask of plain gates."""
 OPERATOR = 22.0
 """Operations that the call of a custom operator is worth."""
 SUMMED_STATE = 512
-"""`running_sum` adds step by step from so many entries of a state on; smaller ones are left to `torch.cumsum`."""
+"""On a CPU, `running_sum` adds step by step from so many entries of a state on; all else is left to `torch.cumsum`."""
 SUMMED, FAR_SUMMED, FAR_APART = 4.0, 17.0, 256
 """Operations of plain loops that an entry of `torch.cumsum` is worth, and one whose neighbours in time lie so many
 entries apart."""
+WAITING = 1.4
+"""Steps of a chain within a kernel that one of `torch.cumsum` is worth on a GPU."""
 
 
 def floored(pricing: Pricing, entries: float) -> None:
     """Running sums of log gates in float64, where there are any."""
     if pricing.problem.gated:
-        pricing.add("mask", pointwise(entries, 13.0, gradient=pricing.gradient, launches=4))
+        moved = FLOORED[pricing.hardware.device]
+        pricing.add("mask", pointwise(entries, moved, gradient=pricing.gradient, launches=4))
 
 
 def masked(pricing: Pricing, part: str, entries: float, pattern: float) -> None:
     """A mask of `entries` between pairs of positions, of which `pattern` differ in their places alone."""
-    problem, gradient = pricing.problem, pricing.gradient
+    problem, gradient, device = pricing.problem, pricing.gradient, pricing.hardware.device
     pricing.add(part, pointwise(pattern, 3.0, gradient=False, launches=6))
     if problem.mask.log_gates or problem.mask.exclusive_log_gates:
-        pricing.add(part, pointwise(entries, MASK, exponentials=1.0, gradient=gradient, launches=4, result=3.0))
+        moved, back = MASK[device], MASK_BACK[device]
+        pricing.add(
+            part,
+            pointwise(entries, moved, exponentials=1.0, gradient=gradient, launches=4, back=back, result=3.0),
+        )
     if not problem.logarithmic:
         pricing.add(
-            part, pointwise(entries, 12.0, exponentials=1.0, gradient=gradient, launches=8, back=3.0, result=3.0)
+            part,
+            pointwise(entries, PRODUCTS[device], exponentials=1.0, gradient=gradient, launches=8, back=3.0, result=3.0),
         )
     if problem.reset:
         pricing.add(part, pointwise(entries, 2.0, gradient=False, launches=2))
@@ -51,6 +66,10 @@ def looped(pricing: Pricing, part: str, steps: int, state: float, *, gated: bool
     """`linear_scan` over `steps` states, or `running_sum` where there are no gates."""
     gradient = pricing.gradient
     scans = 2.0 if gradient else 1.0
+    if not gated and pricing.hardware.device == "cuda":
+        waiting = WAITING * steps * scans if state > 1 else 0.0  # a single row is scanned side by side
+        pricing.add(part, pointwise(state * steps, 4.0, gradient=gradient, launches=4), Work(depth=waiting))
+        return
     if not gated and state < SUMMED_STATE:
         entries = state * steps
         worth = FAR_SUMMED if state >= FAR_APART else SUMMED
