@@ -368,7 +368,7 @@ def test_on_a_gpu_a_sum_is_one_operation_and_products_of_windows_are_not_apart()
             )
             for hardware in (CPU, H200)
         }
-        assert launches["cuda"] < 100 < launches["cpu"]
+        assert launches["cuda"] < 150 < launches["cpu"]
 
 
 def test_bench_planner_tells_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,9 @@ class Candidate:
         return f"{self.order}({self.chunk})" if self.chunk else self.order
 
 
+TURN = 40.0
+"""Operations that differentiation is worth before it begins where a GPU runs: PyTorch hands it to another thread."""
+
 Mode = Literal["forward", "both", "step"]
 """What is planned for: a call without gradients, forward and backward, or one position."""
 
@@ -95,6 +98,8 @@ class Pricing:
 
     def candidate(self, order: str, chunk: int | None, depth: int) -> Candidate:
         """All of it as a candidate."""
+        if self.gradient and self.hardware.device == "cuda":
+            self.add("turn", Work(launches=TURN))
         return priced(self.parts, self.hardware, order, chunk, self.terms, depth)
 
 

@@ -14,6 +14,8 @@ STALL = 1.34
 """How much longer one program takes for products that wait for one another than a multiprocessor that has them all."""
 TOGETHER = 1.6
 """How well a GPU's units work beside one another: the power in whose norm their times add up (one: they take turns)."""
+ALONE = 1.5
+"""How much more than its share of memory's rate a processor of a GPU has where others are idle."""
 ROW = 30.0
 """Elementwise operations that a CPU does while it starts a row."""
 UNITS = ("matrix", "vector", "exponentials", "memory", "launches", "latency")
@@ -162,7 +164,7 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
         "matrix": (work.matrix / hardware.product(work.side, half=work.half) + work.thin / hardware.thin) / share,
         "vector": (work.vector + (0.0 if gpu else ROW * work.rows)) / hardware.vector / share,
         "exponentials": work.transcendental / hardware.transcendental / share,
-        "memory": memory / share,
+        "memory": memory / (min(1.0, ALONE * share) if gpu else share),
         "launches": (work.launches - work.steps) * hardware.launch + work.steps * hardware.step
         + work.nodes * hardware.node + work.kernels * hardware.kernel,
         "latency": work.depth * (hardware.latency + STALL * work.chain * hardware.processors / rate),
@@ -170,4 +172,4 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     working = [seconds for unit, seconds in units.items() if unit != "launches"]
     power = TOGETHER if gpu else 1.0
     busy = sum(seconds**power for seconds in working) ** (1 / power)
-    return Price(busy + work.kernels * hardware.begin, units["launches"], gpu, units)
+    return Price(busy + (work.kernels + work.steps) * hardware.begin, units["launches"], gpu, units)

@@ -17,7 +17,7 @@ from ssdc.codegen.triton import configuration
 from ssdc.codegen.triton.configuration import Backward, BackwardForm, Call, Form, Forward
 from ssdc.codegen.triton.facts import Facts, Kernel
 from ssdc.codegen.triton.hopper import Role, Walk, fits
-from ssdc.plan.candidate import Candidate, priced
+from ssdc.plan.candidate import TURN, Candidate, priced
 from ssdc.plan.cost import Work
 from ssdc.plan.hardware import Hardware
 
@@ -32,7 +32,7 @@ ROOM = 2.3e-13
 """Seconds that a byte of temporaries is worth: about what moving it once takes."""
 FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
-CALL, CALL_BACK = 2.2, 40.0
+CALL, CALL_BACK = 2.0, 15.0 + TURN
 """Operations that the host's work on a call is worth, forward and backward."""
 HOPPER: Mapping[str, float] = {"plain": 0.85, "varying": 0.26, "gates": 1.27, "wide": 1.15, "spilled": 1.2}
 """Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
@@ -42,6 +42,8 @@ SCALED, GATED, LEARNED = 1.7, 1.86, 1.28
 """How much longer a step takes whose values are scaled; in a portable kernel whose gates vary, or get a gradient."""
 DESCRIBED = 2.0
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
+NARROW = 32
+"""Elements of a row that is read as slowly as narrower ones."""
 KEPT = 1.27
 """How much longer a step takes that stores a state."""
 POSITION = 3.2
@@ -192,7 +194,8 @@ class _Sizes:
 
     def rows(self) -> float:
         """Bytes of two operands of states, two of columns, two numbers a position. What is read again is in cache."""
-        sizes = 2.0 * self.facts.states / self.call.shared + 2.0 * self.facts.columns
+        states, columns = (max(NARROW, size) for size in (self.facts.states, self.facts.columns))
+        sizes = 2.0 * states / self.call.shared + 2.0 * columns
         return self.item * self.tokens * sizes + 8.0 * self.tokens
 
     def walk(self, kernel: Kernel, segments: int) -> Work:
@@ -200,8 +203,8 @@ class _Sizes:
         tiles, chunk = kernel.tiles, self.chunk
         parts = -(-self.outer // tiles.outer)
         flops = 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + 2 * tiles.inner * tiles.outer)
-        moved = self.rows() + self.ends
-        return self._work(kernel, self.call.lanes * segments * parts, -(-self.chunks // segments), flops, moved)
+        programs, moved = self.call.lanes * segments * parts, self.rows() + self.ends
+        return self._work(kernel, programs, -(-self.chunks // segments), flops, moved)
 
     def states(self, kernel: Kernel, segments: int, *, kept: bool) -> Work:
         """States of segments, or (`kept`) of every chunk, into memory."""

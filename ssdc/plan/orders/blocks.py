@@ -9,6 +9,7 @@ ever positive.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ssdc.plan.candidate import Candidate, Pricing
@@ -21,6 +22,8 @@ GATHERED, UNFOLDED, FOLDED = 3.2, 1.6, 20.0
 derivative is worth."""
 STRIDED = 10.0
 """Rows that one of the sum of diagonal and other blocks is worth, of which one is read from all over memory."""
+ENTERED: Mapping[str, float] = {"cpu": 2.0, "cuda": 5.0}
+"""Numbers in and out of memory, by device, that an entry of the states before chunks is worth."""
 APART = 4.0
 """Operations that the derivative of a product with a window starts for each matrix: on a CPU, PyTorch multiplies them
 apart."""
@@ -123,7 +126,8 @@ def _carried(pricing: Pricing, chunks: int, inside: bool, memory: tuple[str, ...
             pricing, "carry", 2.0 * problem.count(problem.gates) * (problem.length if problem.varying or inside else 1)
         )
     looped(pricing, "carry", chunks, problem.count(problem.state), gated=decays)
-    pricing.add("carry", pointwise(problem.count(problem.state) * chunks, 2.0, gradient=gradient, launches=2))
+    entered = ENTERED[pricing.hardware.device]
+    pricing.add("carry", pointwise(problem.count(problem.state) * chunks, entered, gradient=gradient, launches=2))
     entries = problem.count(problem.axes) * problem.length
     rows = STRIDED * entries / alike(memory, read, memory, pricing.sizes)
     pricing.add("read", replace(pointwise(entries, 3.0, gradient=gradient, back=0.0), rows=rows))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ssdc.plan.candidate import Candidate, Pricing, Refusal
 from ssdc.plan.products import pointwise
 
 MOST_LAGS = 4096
+VIEW: Mapping[str, float] = {"cpu": 1.0, "cuda": 0.3}
+"""Operations that a view is worth, which starts nothing on a GPU."""
 SUM = 6.0
 """Numbers in and out of memory that adding an entry of a lag is worth: shifted rows do not begin where caches do."""
 
@@ -36,9 +40,8 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
     sums = pointwise(result, SUM, gradient=gradient, back=0.0).times(width - 1, kept=gradient)
     timed = [axes for _, axes in problem.writers if time in axes]
     written = sum(problem.count(axes) for axes in timed) * length
-    views = pointwise(
-        written, 5.0 if gradient else 0.0, gradient=False, launches=2.0 * len(timed) + len(problem.kernels), result=0.0
-    )
+    cut = VIEW[pricing.hardware.device] * (2.0 * len(timed) + len(problem.kernels))
+    views = pointwise(written, 5.0 if gradient else 0.0, gradient=False, launches=cut, result=0.0)
     pricing.add("sum", sums, views.times(width, kept=gradient))
     if problem.gated or problem.reset:
         gates = problem.count(problem.gates) * (length if problem.varying else 1)

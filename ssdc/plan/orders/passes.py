@@ -68,7 +68,7 @@ def looped(pricing: Pricing, part: str, steps: int, state: float, *, gated: bool
     scans = 2.0 if gradient else 1.0
     if not gated and pricing.hardware.device == "cuda":
         waiting = WAITING * steps * scans if state > 1 else 0.0  # a single row is scanned side by side
-        pricing.add(part, pointwise(state * steps, 4.0, gradient=gradient, launches=4), Work(depth=waiting))
+        pricing.add(part, pointwise(state * steps, 5.0, gradient=gradient, launches=4, back=1.4), Work(depth=waiting))
         return
     if not gated and state < SUMMED_STATE:
         entries = state * steps
