@@ -61,8 +61,10 @@ class Candidate:
         return f"{self.order}({self.chunk})" if self.chunk else self.order
 
 
-TURN = 40.0
-"""Operations that differentiation is worth before it begins where a GPU runs: PyTorch hands it to another thread."""
+CALLED: Mapping[str, float] = {"cpu": 2.0, "cuda": 0.0}
+"""Operations, by device, that a call is worth besides those that it starts."""
+TURN: Mapping[str, float] = {"cpu": 15.0, "cuda": 40.0}
+"""Those that differentiation is worth before it begins; where a GPU runs, PyTorch hands it to another thread."""
 
 Mode = Literal["forward", "both", "step"]
 """What is planned for: a call without gradients, forward and backward, or one position."""
@@ -98,8 +100,8 @@ class Pricing:
 
     def candidate(self, order: str, chunk: int | None, depth: int) -> Candidate:
         """All of it as a candidate."""
-        if self.gradient and self.hardware.device == "cuda":
-            self.add("turn", Work(launches=TURN))
+        device = self.hardware.device
+        self.add("call", Work(launches=CALLED[device] + (TURN[device] if self.gradient else 0.0)))
         return priced(self.parts, self.hardware, order, chunk, self.terms, depth)
 
 

@@ -16,6 +16,11 @@ TOGETHER = 1.6
 """How well a GPU's units work beside one another: the power in whose norm their times add up (one: they take turns)."""
 ALONE = 1.5
 """How much more than its share of memory's rate a processor of a GPU has where others are idle."""
+HEAP = 2.0**25
+"""Bytes of a result from which on the system hands out its memory anew each time, page by page (the most that the C
+library's threshold for mapped memory grows to); memory of smaller ones is kept for the next."""
+EAGER = 0.8
+"""How much of a copy's rate PyTorch's operations reach on a GPU, one after another."""
 ROW = 30.0
 """Elementwise operations that a CPU does while it starts a row."""
 UNITS = ("matrix", "vector", "exponentials", "memory", "launches", "latency")
@@ -30,10 +35,10 @@ class Work:
     and whose elements have 16 bits with `half`; `thin` those of products with one column, `vector` elementwise ones, in
     so many `rows` of neighbours where operands lie differently.
     `bytes` are moved, `scattered` of them against the order of memory; `touched` pass before the same ones are used
-    again; `fresh` are those of all results, `workspace` those alive at once. `launches` are operations started, of
-    which `steps` in a loop over time, `nodes` those that are differentiated, `kernels` Triton kernels started. `depth`
-    counts steps within a kernel that wait for one another, each with `chain` operations of matrix products that do so,
-    too.
+    again; `fresh` are those of all results, `largest` those of one, `workspace` those alive at once. `launches` are
+    operations started, of which `steps` in a loop over time, `nodes` those that are differentiated, `kernels` Triton
+    kernels started. `depth` counts steps within a kernel that wait for one another, each with `chain` operations of
+    matrix products that do so, too.
     `entries` can be worked on side by side.
     """
 
@@ -55,6 +60,7 @@ class Work:
     half: bool = False
     chain: float = 0.0
     touched: float = 0.0
+    largest: float = 0.0
     entries: float = float("inf")
 
     def times(self, factor: float, *, kept: bool = True) -> Work:
@@ -158,13 +164,11 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     gpu = hardware.device == "cuda"
     rate = hardware.half if work.half else hardware.matrix
     share = hardware.share(work.entries)
-    touched = work.touched if work.steps else max(work.touched, held)
-    memory = hardware.moving(work.bytes, touched) + work.scattered / hardware.scattered
     units = {
         "matrix": (work.matrix / hardware.product(work.side, half=work.half) + work.thin / hardware.thin) / share,
         "vector": (work.vector + (0.0 if gpu else ROW * work.rows)) / hardware.vector / share,
         "exponentials": work.transcendental / hardware.transcendental / share,
-        "memory": memory / (min(1.0, ALONE * share) if gpu else share),
+        "memory": _moving(work, hardware, held) / (min(1.0, ALONE * share) if gpu else share),
         "launches": (work.launches - work.steps) * hardware.launch + work.steps * hardware.step
         + work.nodes * hardware.node + work.kernels * hardware.kernel,
         "latency": work.depth * (hardware.latency + STALL * work.chain * hardware.processors / rate),
@@ -173,3 +177,12 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     power = TOGETHER if gpu else 1.0
     busy = sum(seconds**power for seconds in working) ** (1 / power)
     return Price(busy + (work.kernels + work.steps) * hardware.begin, units["launches"], gpu, units)
+
+
+def _moving(work: Work, hardware: Hardware, held: float) -> float:
+    """Seconds that a whole machine takes to move what a piece of work does."""
+    touched = work.touched if work.steps else max(work.touched, held)
+    if hardware.device == "cpu" and work.largest >= HEAP:
+        touched = float("inf")
+    seconds = hardware.moving(work.bytes, touched) + work.scattered / hardware.scattered
+    return seconds / EAGER if hardware.device == "cuda" and not work.kernels else seconds

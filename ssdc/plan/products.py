@@ -94,6 +94,7 @@ def pointwise(
         fresh=size * result * grown,
         workspace=size * result * grown,
         touched=size * moved / max(1.0, launches),
+        largest=size if result else 0.0,
         entries=entries,
     )
 
@@ -176,12 +177,13 @@ def _einsum(
     batch, rows, columns, inner = groups
     many, height, width, depth = (float(_count(group, sizes)) for group in groups)
     sides = (many * height * depth, many * depth * width, many * height * width)
-    copied, against = 0.0, 0.0
+    copied, against, largest = 0.0, 0.0, 0.0
     launches = EINSUM
     for memory, size, target in ((left, sides[0], (batch, rows, inner)), (right, sides[1], (batch, inner, columns))):
         if not _lies(memory, target, sizes):
             launches += COPY
             copied += size
+            largest = max(largest, size)
             order = tuple(axis for group in target for axis in group)
             against += size * _against(memory, _fastest(order, sizes), sizes)
     back = 2.0 * sides[2] if gradient else 0.0
@@ -196,6 +198,7 @@ def _einsum(
         fresh=ITEM * (sides[2] + copied) * grown,
         workspace=ITEM * (sides[2] + copied) * grown,
         touched=passed,
+        largest=ITEM * (max(sides) if gradient else max(sides[2], largest)),
     )
 
 

@@ -32,7 +32,7 @@ ROOM = 2.3e-13
 """Seconds that a byte of temporaries is worth: about what moving it once takes."""
 FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
-CALL, CALL_BACK = 2.0, 15.0 + TURN
+CALL, CALL_BACK = 2.0, 15.0 + TURN["cuda"]
 """Operations that the host's work on a call is worth, forward and backward."""
 HOPPER: Mapping[str, float] = {"plain": 0.85, "varying": 0.26, "gates": 1.27, "wide": 1.15, "spilled": 1.2}
 """Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step

@@ -106,5 +106,6 @@ def loop(entries: float, steps: float, moved: float, held: float | None = None) 
         touched=size if held is not None else 2.0 * size,
         fresh=size,
         workspace=size,
+        largest=0.0 if held is not None else size / 2,
         entries=entries,
     )

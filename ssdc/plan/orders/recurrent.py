@@ -16,6 +16,8 @@ ENTRY, COLUMN_BACK = 4.0, 11.0
 is too small for its call."""
 FAR, NEAR = 2.0, 4e6
 """Numbers more in and out of memory for an entry of a state of more bytes than caches hold."""
+SPREAD = 5.0
+"""Numbers in and out of memory for an entry of an operand that is copied for each of the batch axes that it lacks."""
 ROWS = 6.0
 """Rows that one of the state is worth at each position: gates and keys have one number for it."""
 SLAB, SLAB_ENTRIES = 64, 1 << 20
@@ -46,6 +48,9 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
     else:
         products = 1.0 if width * depth > 1 else ENTRY
     pricing.add("positions", multiplied(length * many, height, width, depth).times(products))
+    for operand, own in ((found.query, height * depth), (found.key, depth), (found.value, width)):
+        if operand and not set(found.batch) <= set(operand):
+            pricing.add("positions", pointwise(length * many * own, SPREAD * loops, gradient=False, launches=0.0))
     slabs = -(-length // slab)
     pricing.add("positions", pointwise(0, 0, gradient=pricing.gradient, launches=OPERATOR + 16.0 * slabs))
     return (pricing.candidate("recurrent", None, depth=length),)
