@@ -251,7 +251,11 @@ def test_predictions_are_for_the_threads_asked_for(unmeasured: list[Call], tmp_p
         predicted.append(
             {one["order"].partition("(")[0]: one["predicted"] for one in json.loads(file.read_text())["rows"]}
         )
-    assert all(predicted[0][order] > 1.2 * seconds for order, seconds in predicted[1].items() if order != "recurrent")
+    sequential = {"recurrent", "scan"}  # a state at a time, too small for a second thread
+    assert predicted[1].keys() > sequential
+    assert all(
+        predicted[0][order] > 1.2 * seconds for order, seconds in predicted[1].items() if order not in sequential
+    )
     assert {one.threads for one in unmeasured} == {1, 2}
 
 
