@@ -14,8 +14,8 @@ FORWARD, BACKWARD = 3.6, 28.0
 ENTRY, COLUMN_BACK = 4.0, 11.0
 """Products that reading is worth where a state has one entry, and the derivative where it has one column, so that each
 is too small for its call."""
-FAR, NEAR = 2.0, 4e6
-"""Numbers more in and out of memory for an entry of a state of more bytes than caches hold."""
+FAR, FAR_BACK, NEAR = 2.0, 10.0, 4e6
+"""Numbers more in and out of memory for an entry of a state of more bytes than caches hold, likewise."""
 SPREAD = 5.0
 """Numbers in and out of memory for an entry of an operand that is copied for each of the batch axes that it lacks."""
 ROWS = 6.0
@@ -38,7 +38,8 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
     if problem.gated:
         decayed(pricing, "positions", problem.count(problem.gates) * (length if problem.varying else 1))
     slab = max(1, min(SLAB, int(SLAB_ENTRIES // max(1, state))))
-    passes, loops = (BACKWARD, 3) if pricing.gradient else (FORWARD + (FAR if ITEM * state > NEAR else 0.0), 1)
+    far = ITEM * state > NEAR
+    passes, loops = (BACKWARD + FAR_BACK * far, 3) if pricing.gradient else (FORWARD + FAR * far, 1)
     pricing.add("positions", loop(state, length * loops, passes / loops, min(length, slab)))
     many, height, width, depth = (problem.count(axes) for axes in (found.batch, found.rows, found.outer, found.inner))
     if width > 1:
