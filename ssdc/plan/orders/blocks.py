@@ -20,7 +20,7 @@ from ssdc.plan.products import alike, moved, pointwise
 GATHERED, UNFOLDED, FOLDED = 3.2, 1.6, 20.0
 """Numbers against the order of memory that an entry of a mask looked up by lag, of a window, and of a window's
 derivative is worth."""
-STRIDED = 10.0
+STRIDED = 5.0
 """Rows that one of the sum of diagonal and other blocks is worth, of which one is read from all over memory."""
 ENTERED: Mapping[str, float] = {"cpu": 2.0, "cuda": 5.0}
 """Numbers in and out of memory, by device, that an entry of the states before chunks is worth."""
