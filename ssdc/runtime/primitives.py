@@ -163,8 +163,14 @@ def _check_scan(gate: Tensor, update: Tensor, initial: Tensor) -> None:
 def _linear_scan(gate: Tensor, update: Tensor, initial: Tensor, reverse: bool) -> Tensor:
     _check_scan(gate, update, initial)
     states = update.new_empty(update.shape)
-    _scan(gate, None, update, initial, states, reverse)
+    _scan(_time_first(gate), None, _time_first(update), initial, states, reverse)
     return states
+
+
+def _time_first(x: Tensor) -> Tensor:
+    """The same with time slowest in memory, copied where it is not: a step then reads neighbours."""
+    apart = max((step for step, size in zip(x.stride()[1:], x.shape[1:], strict=True) if size > 1), default=0)
+    return x.contiguous() if 0 < x.stride(0) < apart else x
 
 
 @_linear_scan.register_fake

@@ -138,6 +138,15 @@ def test_views_of_every_kind() -> None:
     assert linear_scan(torch.rand(5, 0), torch.rand(5, 0), torch.rand(0)).shape == (5, 0)
 
 
+def test_only_operands_whose_steps_lie_apart_are_copied() -> None:
+    """A loop over time reads a step at a time: 1,024 entries far from one another took it twice as long."""
+    apart = random(3, 700).T
+    assert primitives._time_first(apart).is_contiguous() and not apart.is_contiguous()
+    assert torch.equal(primitives._time_first(apart), apart)
+    for kept in (random(700, 3), random(3).expand(700, 3), random(700, 1).expand(700, 3), random(700, 6)[:, ::2]):
+        assert primitives._time_first(kept) is kept
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", ["unit", "zeros", "tiny"])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
