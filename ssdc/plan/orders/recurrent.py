@@ -51,7 +51,8 @@ def candidates(pricing: Pricing, chunk: int | None) -> tuple[Candidate | Refusal
     pricing.add("positions", multiplied(length * many, height, width, depth).times(products))
     for operand, own in ((found.query, height * depth), (found.key, depth), (found.value, width)):
         if operand and not set(found.batch) <= set(operand):
-            pricing.add("positions", pointwise(length * many * own, SPREAD * loops, gradient=False, launches=0.0))
+            copied = pointwise(length * many * own, SPREAD * loops, gradient=False, launches=0.0, result=0.0)
+            pricing.add("positions", copied)
     slabs = -(-length // slab)
     pricing.add("positions", pointwise(0, 0, gradient=pricing.gradient, launches=OPERATOR + 16.0 * slabs))
     return (pricing.candidate("recurrent", None, depth=length),)
