@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ssdc.plan.candidate import Mode
+    from ssdc.plan.hardware import Hardware
     from ssdc.runtime.regret import Cell
 
 MODES: tuple[Mode, ...] = ("forward", "both")
@@ -60,6 +61,7 @@ def planner(
     A cell is one contraction of one call, forward, or forward and backward. Left out are layers that do not compile,
     and on a GPU those contractions of programs that the kernels serve.
     """
+    from ssdc.plan.profiles import profile
     from ssdc.runtime import devices
     from ssdc.runtime.regret import summary
 
@@ -67,10 +69,12 @@ def planner(
     wanted = devices.device_of(device)
     if wanted is None:
         raise typer.BadParameter(f"there is no device {device!r} here", param_hint="--device")
+    gpu = wanted.startswith("cuda")
+    machine = profile("cuda", devices.name_of(wanted)) if gpu else profile("cpu").limited(processors)
     found: list[Cell] = []
     with console(stderr=True).status("measuring") as status:
-        kernels = _kernels(quick, wanted) if wanted.startswith("cuda") else ()
-        for cell in chain(kernels, _programs(files, quick, wanted, processors)):
+        kernels = _kernels(quick, machine, wanted) if gpu else ()
+        for cell in chain(kernels, _programs(files, quick, machine, wanted)):
             found.append(cell)
             _write(json_file, found)
             status.update(f"{len(found)} cells; {cell.layer}, {cell.equation}: regret {cell.regret:.2f}")
@@ -94,12 +98,9 @@ def _write(file: Path | None, found: list[Cell]) -> None:
         file.write_text(json.dumps({"summary": asdict(summary(found)), "cells": cells}, indent=1) + "\n")
 
 
-def _programs(files: Iterable[Path], quick: bool, device: str, processors: int) -> Iterator[Cell]:
-    from ssdc.plan.profiles import profile
-    from ssdc.runtime.devices import name_of
+def _programs(files: Iterable[Path], quick: bool, machine: Hardware, device: str) -> Iterator[Cell]:
     from ssdc.runtime.regret import measure
 
-    machine = profile("cpu").limited(processors) if device == "cpu" else profile("cuda", name_of(device))
     for file in files:
         source = read(file)
         layer = find_layer(pipeline.parse(source), None)
@@ -123,12 +124,9 @@ def _checked(source: Source, layer: str, sizes: dict[str, int]) -> pipeline.Chec
         return None
 
 
-def _kernels(quick: bool, device: str) -> Iterator[Cell]:
-    from ssdc.plan.profiles import profile
-    from ssdc.runtime.devices import name_of
+def _kernels(quick: bool, machine: Hardware, device: str) -> Iterator[Cell]:
     from ssdc.runtime.kernel_regret import measure, shapes
 
-    machine = profile("cuda", name_of(device))
     for shape in shapes(KERNEL_LENGTHS[quick]):
         yield from measure(shape, machine, device)
 

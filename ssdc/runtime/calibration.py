@@ -23,10 +23,10 @@ from ssdc.graph.graph import Graph
 from ssdc.plan.hardware import INFINITE, Hardware
 from ssdc.plan.products import FAR
 from ssdc.plan.profiles import shipped
-from ssdc.runtime.devices import alone, name_of, wait
+from ssdc.runtime.devices import alone, name_of
 from ssdc.runtime.kernels.launch import available
 from ssdc.runtime.kernels.masked import masked
-from ssdc.runtime.regret import clock_of, overhead
+from ssdc.runtime.regret import overhead, timed
 
 RUNS, BURST = 15, 4e-3
 """Runs of which the best counts, and the seconds of calls in each."""
@@ -171,20 +171,8 @@ def _moving(device: str, limit: float) -> float:
 def _best(call: Callable[[], object], device: str) -> float:
     """The least seconds of a call over several short runs, of which another process disturbs few."""
     call()
-    wait(device)
-    clock = clock_of(device)
-    began = clock()
-    call()
-    wait(device)
-    count = max(1, min(1000, int(BURST / max(clock() - began, 1e-7))))
-    found = []
-    for _ in range(RUNS):
-        began = clock()
-        for _ in range(count):
-            call()
-        wait(device)
-        found.append((clock() - began) / count)
-    return min(found)
+    count = max(1, min(1000, int(BURST / max(timed(call, device, 1), 1e-7))))
+    return min(timed(call, device, count) for _ in range(RUNS))
 
 
 def _memory() -> int:

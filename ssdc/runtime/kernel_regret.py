@@ -24,7 +24,7 @@ from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.launch import processors
 from ssdc.runtime.kernels.masked import configured, masked
 from ssdc.runtime.kernels.walks import readable
-from ssdc.runtime.regret import Cell, Timing
+from ssdc.runtime.regret import Cell, Timing, timed
 
 LARGEST = 8e9
 """Bytes that the operands of a call may have."""
@@ -179,16 +179,13 @@ def _hosts(calls: Sequence[Callable[[], object]]) -> list[float]:
     for call in calls:
         for _ in range(REPLAYED):
             call()
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        counts.append(max(1, min(MOST, int(BURST / (time.perf_counter() - begin)))))
+        counts.append(max(1, min(MOST, int(BURST / timed(call, "cuda", 1)))))
     rounds = [list(map(_host, calls, counts)) for _ in range(ROUNDS)]
     return [min(found) for found in zip(*rounds, strict=True)]
 
 
 def _host(call: Callable[[], object], count: int) -> float:
+    """Seconds until the host has started each of so many calls, on a device that has nothing to do before."""
     torch.cuda.synchronize()
     begin = time.perf_counter()
     for _ in range(count):

@@ -230,17 +230,17 @@ def _alternating(calls: Sequence[Callable[[], object]], device: str, patience: f
         for place, call in enumerate(calls):
             seconds = found[place]
             if seconds is not None and seconds <= most:
-                found[place] = min(seconds, _timed(call, device, max(1, min(50, int(BURST / max(seconds, 1e-6))))))
+                found[place] = min(seconds, timed(call, device, max(1, min(50, int(BURST / max(seconds, 1e-6))))))
     return found
 
 
 def _warmed(call: Callable[[], object], device: str, patience: float) -> float | None:
     """The less of a second and a third call, or the first where that took a CPU long; a GPU's first loads its code."""
     try:
-        first = _timed(call, device, 1)
+        first = timed(call, device, 1)
         if device == "cpu" and first > 4 * patience:
             return first
-        return min(_timed(call, device, 1) for _ in range(2))
+        return min(timed(call, device, 1) for _ in range(2))
     except (MemoryError, RuntimeError) as fault:
         if isinstance(fault, MemoryError) or "allocate" in str(fault):
             return None
@@ -252,7 +252,7 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
-def _timed(call: Callable[[], object], device: str, count: int) -> float:
+def timed(call: Callable[[], object], device: str, count: int) -> float:
     """Seconds of each of so many calls, one upon another: on a GPU what the slower of it and its host takes."""
     clock = clock_of(device)
     wait(device)

@@ -203,8 +203,8 @@ class _Sizes:
         tiles, chunk = kernel.tiles, self.chunk
         parts = -(-self.outer // tiles.outer)
         flops = 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + 2 * tiles.inner * tiles.outer)
-        programs, moved = self.call.lanes * segments * parts, self.rows() + self.ends
-        return self._work(kernel, programs, -(-self.chunks // segments), flops, moved)
+        moved = self.rows() + self.ends
+        return self._work(kernel, self.call.lanes * segments * parts, -(-self.chunks // segments), flops, moved)
 
     def states(self, kernel: Kernel, segments: int, *, kept: bool) -> Work:
         """States of segments, or (`kept`) of every chunk, into memory."""

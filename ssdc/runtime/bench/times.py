@@ -14,6 +14,8 @@ from typing import Literal
 
 import torch
 
+from ssdc.runtime.devices import wait
+
 Call = Callable[[], object]
 Phase = Literal["forward", "both", "step"]
 Part = Literal["layer", "contraction", "another function"]
@@ -81,10 +83,10 @@ class Clock:
 
     def once(self, call: Call) -> float:
         """Seconds of one call."""
-        self.wait()
+        wait(str(self.device))
         begin = time.perf_counter()
         call()
-        self.wait()
+        wait(str(self.device))
         return time.perf_counter() - begin
 
     def median(self, call: Call) -> float:
@@ -97,11 +99,6 @@ class Clock:
         from triton.testing import do_bench  # noqa: PLC0415  Triton is not installed everywhere
 
         return float(do_bench(call, warmup=max(1, self.burst // 4), rep=self.burst, return_mode="median"))
-
-    def wait(self) -> None:
-        """Until the device has done what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def copy_rate(self) -> float:
         """Bytes a second, read and written, of a large copy within the device's memory, measured once a clock."""
