@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
+from math import inf
 
 import torch
 
@@ -26,12 +27,10 @@ from ssdc.plan.profiles import shipped
 from ssdc.runtime.devices import alone, name_of
 from ssdc.runtime.kernels.launch import available
 from ssdc.runtime.kernels.masked import masked
-from ssdc.runtime.regret import overhead, timed
+from ssdc.runtime.regret import overhead, settle, timed
 
 RUNS, BURST = 15, 4e-3
 """Runs of which the best counts, and the seconds of calls in each."""
-MOST, HALVINGS = 1e-5, 20
-"""Seconds that a step waits at most, and by how often that is halved it is found."""
 
 
 def measured(device: str, small: Graph) -> Hardware:
@@ -116,28 +115,24 @@ def _gpu(device: str) -> dict[str, object]:
 
 
 def _kernels(device: str, machine: Hardware) -> Hardware:
-    """The machine with what starting a kernel of ours costs, and what a step of its chain waits: what makes the
-    predictions right for the walk of one head, whose steps are all that counts."""
-    facts = Facts("bfloat16", 64, 64)
+    """The machine with what starting a kernel of ours costs, and what a step of its chain waits: as much more or less
+    than what ships as the walk of one head takes, whose steps are all that counts."""
+    facts = Facts("bfloat16", 64, 64, "varying")
     short, long = chunk_of(facts), 60 * chunk_of(facts)
 
     def call(length: int, form: str = "walk") -> Callable[[], object]:
         query, key, value = (torch.randn(1, length, 1, 64, device=device, dtype=torch.bfloat16) for _ in range(3))
-        return lambda: masked(query, key, value, None, None, None, None, 1, False, form=form)
+        gate = -torch.rand(1, length, 1, device=device)
+        return lambda: masked(query, key, value, gate, None, None, None, 1, False, form=form)
 
-    def predicted(latency: float) -> float:
-        waiting = replace(machine, latency=latency)
-        calls = (Call(1, length, 1, machine.processors, initial=False) for length in (long, short))
-        most, least = (candidate(facts, one, forward(facts, one, "walk"), waiting).cost.busy for one in calls)
-        return most - least
+    def predicted(length: int) -> float:
+        one = Call(1, length, 1, machine.processors, initial=False)
+        return candidate(facts, one, forward(facts, one, "walk"), machine).cost.busy
 
     steps = alone(call(long)) - alone(call(short))
-    low, high = 0.0, MOST
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if predicted(middle) < steps else (low, middle)
+    slower = steps / (predicted(long) - predicted(short))
     one, three = (_best(call(8 * short, form), device) for form in ("walk", "segments"))  # kernels; the host is slower
-    return replace(machine, kernel=max(three - one, 0.1 * one) / 2, latency=high)
+    return replace(machine, kernel=max(three - one, 0.1 * one) / 2, latency=slower * machine.latency)
 
 
 def _tiers(device: str, base: Hardware) -> tuple[tuple[float, float], ...]:
@@ -172,7 +167,11 @@ def _best(call: Callable[[], object], device: str) -> float:
     """The least seconds of a call over several short runs, of which another process disturbs few."""
     call()
     count = max(1, min(1000, int(BURST / max(timed(call, device, 1), 1e-7))))
-    return min(timed(call, device, count) for _ in range(RUNS))
+    least = inf
+    for _ in range(RUNS):
+        settle()
+        least = min(least, timed(call, device, count))
+    return least
 
 
 def _memory() -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.launch import processors
 from ssdc.runtime.kernels.masked import configured, masked
 from ssdc.runtime.kernels.walks import readable
-from ssdc.runtime.regret import Cell, Timing, timed
+from ssdc.runtime.regret import Cell, Timing, settle, timed
 
 LARGEST = 8e9
 """Bytes that the operands of a call may have."""
@@ -180,8 +181,11 @@ def _hosts(calls: Sequence[Callable[[], object]]) -> list[float]:
         for _ in range(REPLAYED):
             call()
         counts.append(max(1, min(MOST, int(BURST / timed(call, "cuda", 1)))))
-    rounds = [list(map(_host, calls, counts)) for _ in range(ROUNDS)]
-    return [min(found) for found in zip(*rounds, strict=True)]
+    least = [inf] * len(calls)
+    for _ in range(ROUNDS):
+        settle()
+        least = list(map(min, least, map(_host, calls, counts)))
+    return least
 
 
 def _host(call: Callable[[], object], count: int) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import exp, log
 from typing import Any
 
@@ -36,6 +37,9 @@ FAR = 8.0
 """Candidates predicted this many times slower than the cheapest, and to take long, are not measured."""
 HOPELESS = 2.5
 """Candidates this many times slower than the best after one turn are measured no further."""
+DISTURBED, SETTLING, SEEN = 1.15, 0.1, 0.5
+"""How much slower than at its best a host is that others use, too; seconds that a round waits for them to be done at
+most, and seconds over which its best is looked for."""
 
 
 OVERHEADS: tuple[tuple[str, str, Mode, int], ...] = (
@@ -225,6 +229,7 @@ def _alternating(calls: Sequence[Callable[[], object]], device: str, patience: f
     _warmed(calls[0], device, 0.0)  # what every call needs is loaded
     found = [_warmed(call, device, patience) for call in calls]
     for turn in range(ROUNDS):
+        settle()
         best = min((seconds for seconds in found if seconds is not None), default=0.0)
         most = patience if turn == 0 else min(patience, HOPELESS * best)
         for place, call in enumerate(calls):
@@ -245,6 +250,27 @@ def _warmed(call: Callable[[], object], device: str, patience: float) -> float |
         if isinstance(fault, MemoryError) or "allocate" in str(fault):
             return None
         raise
+
+
+def settle() -> None:
+    """Wait, for a while at most, until the host is about as fast as it can be: others use it, too."""
+    until = time.perf_counter() + SETTLING
+    while _pace() > DISTURBED * _best_pace() and time.perf_counter() < until:
+        pass
+
+
+def _pace() -> float:
+    """Seconds of a little work in Python."""
+    began = time.perf_counter()
+    sum(range(10000))
+    return time.perf_counter() - began
+
+
+@lru_cache(maxsize=1)
+def _best_pace() -> float:
+    """The least of them over a while."""
+    until = time.perf_counter() + SEEN
+    return min(_pace() for _ in iter(lambda: time.perf_counter() < until, False))
 
 
 def clock_of(device: str) -> Callable[[], float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 
 from ssdc.codegen.triton import choose
@@ -75,7 +76,7 @@ def test_what_is_of_no_more_use_goes() -> None:
     alive = []
     slots = [torch.zeros(3), *[None] * (script.count - 1)]
     for step in script.steps:
-        step(slots)
+        step(slots, 0)
         alive.append(sum(x is not None for x in slots))
     assert max(alive) == 3 and torch.equal(slots[-1], torch.full((3,), 4.0))
 
@@ -117,6 +118,22 @@ def test_another_rule_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     run(x)
     assert len(runs) == 7 and tuned._entries() is not before
+
+
+@pytest.mark.parametrize("hook", ["launch_enter_hook", "launch_exit_hook"])
+def test_a_profiler_hears_of_every_launch(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton tells its hooks of launches, of which replays start what they start past it."""
+    run, runs = counted(lambda x: x.sum(0))
+    x, _ = tensors(0)
+    for _ in range(3):
+        run(x)
+    assert len(runs) == 2
+    monkeypatch.setattr(getattr(triton.knobs.runtime, hook), "calls", [lambda _: None])
+    run(x)
+    assert len(runs) == 3
+    monkeypatch.setattr(triton.knobs.runtime, hook, None)
+    run(x)
+    assert len(runs) == 3
 
 
 UNCLEAR: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {

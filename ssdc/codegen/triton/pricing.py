@@ -32,19 +32,29 @@ ROOM = 2.3e-13
 """Seconds that a byte of temporaries is worth: about what moving it once takes."""
 FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
-CALL, CALL_BACK = 2.0, 15.0 + TURN["cuda"]
+CALL, CALL_BACK = 1.8, 18.0 + TURN["cuda"]
 """Operations that the host's work on a call is worth, forward and backward."""
-HOPPER: Mapping[str, float] = {"plain": 0.85, "varying": 0.26, "gates": 1.27, "wide": 1.15, "spilled": 1.2}
-"""Time of a step of Hopper's walk over that of the portable one, whose loads do not go ahead of it: what every step
-takes; what gates that vary and the gradient of gates add; how it grows where a program has a multiprocessor to
-itself, and where the gradient of gates does not fit the registers."""
-SCALED, GATED, LEARNED = 1.7, 1.86, 1.28
-"""How much longer a step takes whose values are scaled; in a portable kernel whose gates vary, or get a gradient."""
-DESCRIBED = 2.0
+AHEAD, WIDE, SPILLED = 0.85, 0.87, 2.35
+"""Operations of a step of Hopper's walk that wait for one another, over those of a portable one, whose loads do not go
+ahead of it; fewer where heads are wide, and more where the gradient of gates does not fit the registers, too."""
+WEIGHTED: Mapping[str, float] = {
+    "walk": 6.1, "states": 1.7, "outputs": 13.6, "gradients": 30.0, "values": 27.5, "learned": 1.5,
+    "hopper": 3.4, "hopper, learned": 7.6,
+}  # fmt: skip
+"""What gates that vary add to a step of each kernel, which weights pairs of positions by them, in products of a chunk's
+pairs with as many columns; to a program, where all chunks are worked on side by side. And what their gradient adds."""
+SIDE_BY_SIDE = ("outputs", "gradients", "values")
+"""The kernels whose programs go over the tiles of one chunk."""
+SCALED = 1.6
+"""How much longer a step takes whose values are scaled."""
+CROWDED = 0.26
+"""How much longer a step takes that no other program hides, where all multiprocessors wait for memory, and not one or
+for the cache."""
+DESCRIBED = 2.25
 """Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
 NARROW = 32
 """Elements of a row that is read as slowly as narrower ones."""
-KEPT = 1.27
+KEPT = 1.1
 """How much longer a step takes that stores a state."""
 POSITION = 3.2
 """Steps of a chain that a position by itself takes."""
@@ -93,9 +103,9 @@ def candidates(facts: Facts, call: Call, hardware: Hardware, after: Backward | N
 
 
 def order(found: Candidate) -> float:
-    """What the choice is by: the time of a call, which the host's work may be, and half of the device's, which is all
-    there is where a graph is replayed or the host is faster; and what a byte of temporaries is worth."""
-    return found.cost.seconds + found.cost.busy / 2 + ROOM * found.cost.workspace
+    """What the choice is by: the time of a call, which the host's work may be, and a quarter of the device's, which is
+    all there is where a graph is replayed or the host is faster; and what a byte of temporaries is worth."""
+    return found.cost.seconds + found.cost.busy / 4 + ROOM * found.cost.workspace
 
 
 def back(facts: Facts, call: Call, chosen: Backward, hardware: Hardware) -> Candidate:
@@ -159,6 +169,8 @@ def backward_works(facts: Facts, call: Call, chosen: Backward, hardware: Hardwar
     parts["later"].append(size.states(chosen.later, chosen.segments, kept=True))
     parts["gradients"] = [size.chunkwise(chosen.gradients, products=3, states=2)]
     parts["values"] = [size.chunkwise(chosen.values, products=2, states=1)]
+    if chosen.gradients.gates and facts.gate != "none":
+        parts["gates"] = [Work(bytes=8.0 * size.tokens, launches=2.0)]
     return parts | size.groups()
 
 
@@ -172,6 +184,8 @@ def _walked_back(facts: Facts, call: Call, chosen: Backward, size: _Sizes) -> di
     gates = chosen.gradients.gates and facts.gate != "none"
     for role in WALKS_BACK:
         parts[role] = [size.hopper(role, chosen.segments, gates and role != "values")]
+    if gates:
+        parts["gates"] = [Work(bytes=20.0 * size.tokens, kernels=1.0)]
     return parts | size.groups()
 
 
@@ -225,11 +239,7 @@ class _Sizes:
         flops = 2.0 * chunk * (tiles.inner * tiles.outer)
         if walk.walks:
             flops += 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + tiles.inner * tiles.outer)
-        more = [self.facts.gate, *(("gates",) if walk.gates else ())]
-        pace = HOPPER["plain"] + sum(HOPPER.get(name, 0.0) for name in more)
-        pace *= HOPPER["wide"] if _name(walk) == "hopper, wide" else 1.0
-        pace *= HOPPER["spilled"] if walk.gates and tiles.inner > 128 else 1.0
-        steps = pace * ceil(ceil(self.call.length / chunk) / segments)
+        steps = ceil(ceil(self.call.length / chunk) / segments)
         programs = self.call.lanes * segments * walk.outers
         moved = self.rows() + self.ends if walk.walks else self.rows() / 2
         states = self.item * self.facts.states * self.facts.columns * self.call.lanes * self.chunks
@@ -258,7 +268,7 @@ class _Sizes:
         pair = 2.0 * chunk * chunk * (tiles.inner + tiles.outer)
         flops = products * pair + states * 2.0 * chunk * tiles.inner * tiles.outer
         size = float(self.facts.states * self.facts.columns * self.call.lanes * self.chunks)
-        moved = self.item * states * size + products * self.rows()
+        moved = self.item * states * size + (1.5 if gradients else 1.0) * self.rows()
         programs = self.call.lanes // kernel.share * self.chunks * parts
         return self._work(kernel, programs, steps * kernel.share, flops, moved)
 
@@ -268,6 +278,19 @@ class _Sizes:
         steps = POSITION * self.call.length
         return self._work(kernel, self.call.lanes * parts, steps, 0.0, self.rows() + 2 * self.ends)
 
+    def _chain(self, kernel: Kernel | Walk, steps: float, flops: float) -> float:
+        """Operations of a step that wait for one another: its `flops`, and what gates cost."""
+        name, learned = ("hopper", "hopper, learned") if isinstance(kernel, Walk) else (kernel.template, "learned")
+        weighted = WEIGHTED.get(name, 0.0) if self.facts.gate == "varying" else 0.0
+        if kernel.gates and self.facts.gate != "none":
+            weighted += WEIGHTED[learned]
+        if isinstance(kernel, Kernel) and name in SIDE_BY_SIDE:
+            weighted *= kernel.share / steps
+        chain = (AHEAD if isinstance(kernel, Walk) else 1.0) * flops + weighted * 2.0 * self.chunk**3
+        if _name(kernel) == "hopper, wide":
+            chain *= WIDE * (SPILLED if kernel.gates and kernel.tiles.inner > 128 else 1.0)
+        return chain
+
     def _work(
         self, kernel: Kernel | Walk, programs: float, steps: float, flops: float, moved: float, held: float = 0.0
     ) -> Work:
@@ -276,11 +299,11 @@ class _Sizes:
         rows = 2 * tiles.chunk * (tiles.inner + tiles.outer)
         on_chip = self.item * tiles.stages * rows + 4.0 * tiles.inner * tiles.outer
         resident = max(1, min(SLOTS[name], int(self.hardware.on_chip // on_chip)))
-        slots = resident * self.call.processors
-        turns = -(-programs // slots)
+        turns = -(-programs // (resident * self.call.processors))
         slower = SCALED if self.facts.scale and flops else 1.0
-        if isinstance(kernel, Kernel):
-            slower *= (GATED if self.facts.gate == "varying" else 1.0) * (LEARNED if kernel.gates else 1.0)
+        cached, _ = self.hardware.bandwidth[0]
+        if resident == 1 or programs <= self.call.processors:
+            slower *= 1.0 + CROWDED * min(1.0, programs / self.call.processors) * min(1.0, moved / cached)
         return Work(
             matrix=programs * steps * flops,
             half=self.item == 2.0,
@@ -288,7 +311,7 @@ class _Sizes:
             touched=moved,
             kernels=1.0,
             depth=turns * steps * slower,
-            chain=flops,
+            chain=self._chain(kernel, steps, flops),
             entries=programs * self.hardware.grain,
             fresh=held,
             workspace=held,

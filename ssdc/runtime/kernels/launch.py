@@ -133,6 +133,20 @@ def heard() -> bool:
     return _local.heard is not None
 
 
+def hooked() -> bool:
+    """Whether Triton tells something of launches, a profiler say, which would not hear of what is started past it."""
+    hooks = _hooks()
+    return hooks is not None and any(
+        getattr(one, "calls", one) for one in (hooks.launch_enter_hook, hooks.launch_exit_hook)
+    )
+
+
+@lru_cache(maxsize=1)
+def _hooks() -> Any:
+    """Where Triton keeps them; none without Triton."""
+    return importlib.import_module("triton").knobs.runtime if importlib.util.find_spec("triton") else None
+
+
 class together:
     """Launches within it that need a kernel not compiled yet, and those after them, wait for its end: all of their
     kernels are compiled first, side by side. Nothing within it may use their results otherwise."""
@@ -174,6 +188,11 @@ def _elsewhere(device: torch.device) -> bool:
 def on(device: torch.device) -> AbstractContextManager[object]:
     """Within it, launches are on a device."""
     return torch.cuda.device(device) if _elsewhere(device) else nullcontext()
+
+
+def stream(device: torch.device) -> int:
+    """The current stream of a device, as launches take it; what stands for a device has none."""
+    return int(torch._C._cuda_getCurrentRawStream(device.index)) if device.type == "cuda" else 0
 
 
 def _options(warps: int, stages: int) -> dict[str, Any]:

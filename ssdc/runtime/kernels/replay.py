@@ -49,8 +49,7 @@ def replayed(run: Pass) -> Pass:
 
     @wraps(run)
     def call(*arguments: Any) -> Any:
-        given = [x for x in arguments if isinstance(x, Tensor)]
-        kind = _kind(run, arguments, given)
+        kind, given = _kind(run, arguments)
         if kind is None:
             return run(*arguments)
         if kind not in _known:
@@ -67,17 +66,24 @@ def replayed(run: Pass) -> Pass:
     return call  # type: ignore[return-value]
 
 
-def _kind(run: Callable[..., Any], arguments: Sequence[Any], given: Sequence[Tensor]) -> tuple[Any, ...] | None:
-    """What a pass may depend on; none where tensors share memory or have none, or where someone listens to launches or
-    to what calls ask."""
-    places = {x.data_ptr() for x in given}
-    if tuned.listens() or launch.heard() or len(places) < len(given) or 0 in places:
-        return None
-    traits = [
-        (x.dtype, x.device, x.shape, x.stride(), x.data_ptr() % 16) if isinstance(x, Tensor) else x for x in arguments
-    ]
-    tf32, cast = torch.backends.cuda.matmul.allow_tf32, torch.is_autocast_enabled("cuda")
-    return (run, choose.forward, choose.backward, tuned.kept(), tf32, cast, *traits)
+def _kind(run: Callable[..., Any], arguments: Sequence[Any]) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
+    """What a pass may depend on, and its tensors; none where these share memory or have none, or where someone listens
+    to launches or to what calls ask."""
+    traits = [run, choose.forward, choose.backward, tuned.kept(), torch.is_autocast_enabled("cuda")]
+    given, places = [], set()
+    for x in arguments:
+        if isinstance(x, Tensor):
+            place = x.data_ptr()
+            given.append(x)
+            places.add(place)
+            traits += (x.dtype, x.device, x.shape, x.stride(), place % 16)
+        else:
+            traits.append(x)
+    if len(places) < len(given) or 0 in places or tuned.listens() or launch.heard() or launch.hooked():
+        return None, given
+    if given and given[0].dtype is torch.float32:
+        traits.append(torch.backends.cuda.matmul.allow_tf32)
+    return tuple(traits), given
 
 
 # ---- scripts ---------------------------------------------------------------------------------------------------------
@@ -100,15 +106,23 @@ class _View:
 
 @dataclass(frozen=True)
 class _Room:
-    """Room for a new tensor."""
+    """Room for a new contiguous tensor."""
 
     slot: int
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
     dtype: torch.dtype
-    device: torch.device
+    make: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
 
-    def __call__(self, slots: Slots) -> None:
-        slots[self.slot] = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+    def __call__(self, slots: Slots, stream: int) -> None:
+        slots[self.slot] = self.make(self.shape, self.strides, self.dtype)
+
+
+def _maker(device: torch.device) -> Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]:
+    """What makes room on a device while it is the current one of its kind. It is what code that `torch.compile` writes
+    calls for that, and takes the host half as long as `torch.empty`."""
+    made: Callable[..., Tensor] = getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}")
+    return made
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ class _Operation:
     keywords: Mapping[str, Any]
     slot: int | None
 
-    def __call__(self, slots: Slots) -> None:
+    def __call__(self, slots: Slots, stream: int) -> None:
         arguments = [x(slots) if isinstance(x, _View) else x for x in self.arguments]
         keywords = {name: x(slots) if isinstance(x, _View) else x for name, x in self.keywords.items()}
         found = self.function(*arguments, **keywords)
@@ -161,8 +175,11 @@ class _Tiles:
 class _Launch:
     """A launch: the arguments that are the same every time, and places of those that are not."""
 
-    kernel: Any
-    """Started by a call with its arguments."""
+    run: Callable[..., None]
+    """What starts the kernel; Triton's `kernel[programs]` asks first where, and whether anybody listens."""
+    programs: tuple[int, int, int]
+    kernel: tuple[Any, ...]
+    """Which kernel it is, and that nobody listens."""
     arguments: tuple[Any, ...]
     pointers: tuple[tuple[int, int, int], ...]
     """Place, slot, bytes from the start of the tensor in it."""
@@ -177,13 +194,13 @@ class _Launch:
         ]
         return replace(self, pointers=tuple(pointers))
 
-    def __call__(self, slots: Slots) -> None:
+    def __call__(self, slots: Slots, stream: int) -> None:
         arguments = list(self.arguments)
         for place, slot, offset in self.pointers:
             arguments[place] = slots[slot].data_ptr() + offset
         for place, slot, offset, tiles in self.tiles:
             arguments[place] = tiles(slots[slot].data_ptr() + offset)
-        self.kernel(*arguments)
+        self.run(*self.programs, stream, *self.kernel, *arguments)
 
 
 @dataclass(frozen=True)
@@ -192,7 +209,7 @@ class _Leave:
 
     slots: tuple[int, ...]
 
-    def __call__(self, slots: Slots) -> None:
+    def __call__(self, slots: Slots, stream: int) -> None:
         for slot in self.slots:
             slots[slot] = None
 
@@ -211,9 +228,11 @@ class _Script:
 
     def __call__(self, given: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         slots: Slots = [*given, *[None] * (self.count - len(given))]
-        with launch.on(given[0].device):
+        device = given[0].device
+        with launch.on(device):
+            stream = launch.stream(device)
             for step in self.steps:
-                step(slots)
+                step(slots, stream)
         found = tuple(x(slots) for x in self.results)
         return found if self.several else found[0]
 
@@ -282,8 +301,9 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 pointers.append(lies)
             else:
                 tiles.append((*lies, _Tiles(x)))
-        started = kernel[(programs, 1, 1)]
-        self.steps.append((_Launch(started, tuple(kept), tuple(pointers), tuple(tiles)), used))
+        which = (kernel.function, kernel.packed_metadata, None, None, None)
+        started = _Launch(kernel.run, (programs, 1, 1), which, tuple(kept), tuple(pointers), tuple(tiles))
+        self.steps.append((started, used))
 
     def view(self, x: Tensor) -> _View | None:
         """A tensor as steps know it."""
@@ -315,7 +335,7 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif not isinstance(step, _Room) or step.slot in named | wanted:
                 steps.append((step, used))
             elif step.slot == common:
-                steps.append((replace(step, shape=(size,), dtype=torch.uint8), used))
+                steps.append((replace(step, shape=(size,), strides=(1,), dtype=torch.uint8), used))
         return tuple(self._left(steps, wanted))
 
     def _left(self, steps: Sequence[tuple[Step, set[int]]], wanted: set[int]) -> Iterator[Step]:
@@ -340,7 +360,8 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(base.untyped_storage()._cdata == found.untyped_storage()._cdata for base in self.tensors):
             self.clear = False  # a part of an operand, from another place on
         if func in ROOM and found.is_contiguous():
-            self.steps.append((_Room(slot, tuple(found.shape), found.dtype, found.device), {slot}))
+            room = _Room(slot, tuple(found.shape), found.stride(), found.dtype, _maker(found.device))
+            self.steps.append((room, {slot}))
         else:
             self._did(func, args, kwargs, slot)
         self.tensors.append(found)
