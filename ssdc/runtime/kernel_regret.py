@@ -25,7 +25,7 @@ from ssdc.runtime.kernels.calls import Given
 from ssdc.runtime.kernels.launch import processors
 from ssdc.runtime.kernels.masked import configured, masked
 from ssdc.runtime.kernels.walks import readable
-from ssdc.runtime.regret import Cell, Timing, settle, timed
+from ssdc.runtime.regret import Cell, Timing, settle, timed, turned
 
 LARGEST = 8e9
 """Bytes that the operands of a call may have."""
@@ -182,15 +182,17 @@ def _hosts(calls: Sequence[Callable[[], object]]) -> list[float]:
             call()
         counts.append(max(1, min(MOST, int(BURST / timed(call, "cuda", 1)))))
     least = [inf] * len(calls)
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         settle()
-        least = list(map(min, least, map(_host, calls, counts)))
+        for place in turned(len(calls), turn):
+            least[place] = min(least[place], _host(calls[place], counts[place]))
     return least
 
 
 def _host(call: Callable[[], object], count: int) -> float:
-    """Seconds until the host has started each of so many calls, on a device that has nothing to do before."""
+    """Seconds until the host has started each of so many calls, after one, on a device that has little to do before."""
     torch.cuda.synchronize()
+    call()
     begin = time.perf_counter()
     for _ in range(count):
         call()

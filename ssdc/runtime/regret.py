@@ -11,8 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from math import exp, log
+from math import exp, inf, log
 from typing import Any
 
 import networkx as nx
@@ -31,7 +30,7 @@ from ssdc.runtime.devices import wait
 from ssdc.runtime.loader import load
 from ssdc.runtime.opaque import run
 
-ROUNDS, BURST = 5, 3e-3
+ROUNDS, BURST = 7, 3e-3
 """Times that candidates are measured in turn, and the least seconds of calls in each."""
 FAR = 8.0
 """Candidates predicted this many times slower than the cheapest, and to take long, are not measured."""
@@ -232,8 +231,8 @@ def _alternating(calls: Sequence[Callable[[], object]], device: str, patience: f
         settle()
         best = min((seconds for seconds in found if seconds is not None), default=0.0)
         most = patience if turn == 0 else min(patience, HOPELESS * best)
-        for place, call in enumerate(calls):
-            seconds = found[place]
+        for place in turned(len(calls), turn):
+            call, seconds = calls[place], found[place]
             if seconds is not None and seconds <= most:
                 found[place] = min(seconds, timed(call, device, max(1, min(50, int(BURST / max(seconds, 1e-6))))))
     return found
@@ -252,25 +251,28 @@ def _warmed(call: Callable[[], object], device: str, patience: float) -> float |
         raise
 
 
-def settle() -> None:
-    """Wait, for a while at most, until the host is about as fast as it can be: others use it, too."""
-    until = time.perf_counter() + SETTLING
-    while _pace() > DISTURBED * _best_pace() and time.perf_counter() < until:
-        pass
+class _Settled:
+    """Waits, for a while at most, until the host is about as fast as it has been at its best: others use it, too."""
+
+    def __init__(self) -> None:
+        self.best = inf
+
+    def __call__(self) -> None:
+        new, until = self.best == inf, time.perf_counter() + (SEEN if self.best == inf else SETTLING)
+        while (now := time.perf_counter()) < until:
+            sum(range(10000))  # a little work in Python
+            pace = time.perf_counter() - now
+            self.best = min(self.best, pace)
+            if not new and pace <= DISTURBED * self.best:
+                return
 
 
-def _pace() -> float:
-    """Seconds of a little work in Python."""
-    began = time.perf_counter()
-    sum(range(10000))
-    return time.perf_counter() - began
+settle = _Settled()
 
 
-@lru_cache(maxsize=1)
-def _best_pace() -> float:
-    """The least of them over a while."""
-    until = time.perf_counter() + SEEN
-    return min(_pace() for _ in iter(lambda: time.perf_counter() < until, False))
+def turned(count: int, turn: int) -> Iterator[int]:
+    """The places of so many, beginning with another one each turn: who comes first finds caches cold."""
+    return ((place + turn) % count for place in range(count))
 
 
 def clock_of(device: str) -> Callable[[], float]:

@@ -16,7 +16,7 @@ FLOORED: Mapping[str, float] = {"cpu": 13.0, "cuda": 18.0}
 """Numbers in and out of memory, by device, that an entry of a running sum is worth."""
 MASK: Mapping[str, float] = {"cpu": 31.0, "cuda": 12.0}
 """The same of an entry of a mask, besides its exponential: a CPU writes some by a pattern."""
-MASK_BACK: Mapping[str, float] = {"cpu": 1.0, "cuda": 2.3}
+MASK_BACK: Mapping[str, float] = {"cpu": 1.0, "cuda": 1.9}
 """How much more its derivative moves."""
 PRODUCTS: Mapping[str, float] = {"cpu": 12.0, "cuda": 18.0}
 """The same of an entry of a mask of plain gates."""
