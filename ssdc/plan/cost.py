@@ -21,6 +21,8 @@ HEAP = 2.0**25
 library's threshold for mapped memory grows to); memory of smaller ones is kept for the next."""
 EAGER = 0.8
 """How much of a copy's rate PyTorch's operations reach on a GPU, one after another."""
+WAITS = 6.0
+"""Beginnings of a kernel that a step of a loop over time is worth on a GPU: small kernels, one upon another."""
 ROW = 30.0
 """Elementwise operations that a CPU does while it starts a row."""
 UNITS = ("matrix", "vector", "exponentials", "memory", "launches", "latency")
@@ -176,7 +178,7 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     working = [seconds for unit, seconds in units.items() if unit != "launches"]
     power = TOGETHER if gpu else 1.0
     busy = sum(seconds**power for seconds in working) ** (1 / power)
-    return Price(busy + (work.kernels + work.steps) * hardware.begin, units["launches"], gpu, units)
+    return Price(busy + (work.kernels + WAITS * work.steps) * hardware.begin, units["launches"], gpu, units)
 
 
 def _moving(work: Work, hardware: Hardware, held: float) -> float:

@@ -32,32 +32,31 @@ ROOM = 2.3e-13
 """Seconds that a byte of temporaries is worth: about what moving it once takes."""
 FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
-CALL, CALL_BACK = 1.8, 18.0 + TURN["cuda"]
+CALL, CALL_BACK = 1.8, 6.0 + TURN["cuda"]
 """Operations that the host's work on a call is worth, forward and backward."""
-AHEAD, WIDE, SPILLED = 0.85, 0.87, 2.35
+AHEAD, SPILLED = 0.62, 2.6
 """Operations of a step of Hopper's walk that wait for one another, over those of a portable one, whose loads do not go
-ahead of it; fewer where heads are wide, and more where the gradient of gates does not fit the registers, too."""
+ahead of it; and how many more steps are worth where the gradient of gates does not fit the registers."""
 WEIGHTED: Mapping[str, float] = {
-    "walk": 6.1, "states": 1.7, "outputs": 13.6, "gradients": 30.0, "values": 27.5, "learned": 1.5,
-    "hopper": 3.4, "hopper, learned": 7.6,
+    "walk": 5.4, "states": 2.6, "outputs": 6.6, "gradients": 11.3, "values": 17.7, "learned": 1.4,
+    "hopper": 3.5, "hopper, learned": 4.2,
 }  # fmt: skip
 """What gates that vary add to a step of each kernel, which weights pairs of positions by them, in products of a chunk's
 pairs with as many columns; to a program, where all chunks are worked on side by side. And what their gradient adds."""
-SIDE_BY_SIDE = ("outputs", "gradients", "values")
+PAIR = 9.0
+"""Elementwise operations on each of the pairs that one of these is."""
+BACKWARD = ("gradients", "values")
+SIDE_BY_SIDE = ("outputs", *BACKWARD)
 """The kernels whose programs go over the tiles of one chunk."""
-SCALED = 1.6
+SCALED = 1.66
 """How much longer a step takes whose values are scaled."""
-CROWDED = 0.26
+CROWDED = 0.38
 """How much longer a step takes that no other program hides, where all multiprocessors wait for memory, and not one or
 for the cache."""
-DESCRIBED = 2.25
-"""Starts of a kernel that one of Hopper's is worth, whose descriptors the host makes."""
-NARROW = 32
-"""Elements of a row that is read as slowly as narrower ones."""
-KEPT = 1.1
-"""How much longer a step takes that stores a state."""
-POSITION = 3.2
-"""Steps of a chain that a position by itself takes."""
+DESCRIBED = 0.32
+"""Starts of a kernel that the descriptor of an operand is worth, which the host makes."""
+POSITION, CARRIED = 3.2, 2.4
+"""Steps of a chain that a position by itself takes, and that carrying the state over a piece of time takes."""
 
 
 def forms(facts: Facts, call: Call) -> tuple[Forward, ...]:
@@ -103,9 +102,9 @@ def candidates(facts: Facts, call: Call, hardware: Hardware, after: Backward | N
 
 
 def order(found: Candidate) -> float:
-    """What the choice is by: the time of a call, which the host's work may be, and a quarter of the device's, which is
+    """What the choice is by: the time of a call, which the host's work may be, and a fifth of the device's, which is
     all there is where a graph is replayed or the host is faster; and what a byte of temporaries is worth."""
-    return found.cost.seconds + found.cost.busy / 4 + ROOM * found.cost.workspace
+    return found.cost.seconds + found.cost.busy / 5 + ROOM * found.cost.workspace
 
 
 def back(facts: Facts, call: Call, chosen: Backward, hardware: Hardware) -> Candidate:
@@ -208,8 +207,7 @@ class _Sizes:
 
     def rows(self) -> float:
         """Bytes of two operands of states, two of columns, two numbers a position. What is read again is in cache."""
-        states, columns = (max(NARROW, size) for size in (self.facts.states, self.facts.columns))
-        sizes = 2.0 * states / self.call.shared + 2.0 * columns
+        sizes = 2.0 * self.facts.states / self.call.shared + 2.0 * self.facts.columns
         return self.item * self.tokens * sizes + 8.0 * self.tokens
 
     def walk(self, kernel: Kernel, segments: int) -> Work:
@@ -229,8 +227,7 @@ class _Sizes:
         written = (self.item * self.chunks if kept else 4.0 * segments) * self.call.lanes * size
         moved = self.rows() / 2 + written + self.ends
         programs = self.call.lanes * segments * rows * columns
-        steps = -(-self.chunks // segments) * (KEPT if kept else 1.0)
-        return self._work(kernel, programs, steps, flops, moved, held=written)
+        return self._work(kernel, programs, -(-self.chunks // segments), flops, moved, held=written)
 
     def hopper(self, role: Role, segments: int, gates: bool = False) -> Work:
         """One of Hopper's walks; `gates`: with the parts of a gate's gradient."""
@@ -244,7 +241,9 @@ class _Sizes:
         moved = self.rows() + self.ends if walk.walks else self.rows() / 2
         states = self.item * self.facts.states * self.facts.columns * self.call.lanes * self.chunks
         kept = states if walk.gates and role == "queries" else 0.0  # before every chunk, for the walk of keys
-        return replace(self._work(walk, programs, steps, flops, moved), kernels=DESCRIBED, workspace=kept)
+        described = len(walk.reads) + (1 if walk.walks else 0)
+        work = self._work(walk, programs, steps, flops, moved)
+        return replace(work, kernels=1.0 + DESCRIBED * described, workspace=kept)
 
     def groups(self) -> dict[str, list[Work]]:
         """The sum of gradients over the heads that share a query and key."""
@@ -257,7 +256,7 @@ class _Sizes:
         """The state that enters each segment."""
         size = float(self.facts.states * self.facts.columns * self.call.lanes)
         programs = self.call.lanes * -(-self.facts.states * self.facts.columns // kernel.stretch)
-        return self._work(kernel, programs, segments, 0.0, 8.0 * size * segments, held=4.0 * size * segments)
+        return self._work(kernel, programs, CARRIED * segments, 0.0, 8.0 * size * segments, held=4.0 * size * segments)
 
     def chunkwise(self, kernel: Kernel, *, products: int, states: int) -> Work:
         """All chunks side by side: `products` between positions and `states` read back for each tile."""
@@ -278,18 +277,21 @@ class _Sizes:
         steps = POSITION * self.call.length
         return self._work(kernel, self.call.lanes * parts, steps, 0.0, self.rows() + 2 * self.ends)
 
+    def _weighted(self, kernel: Kernel | Walk, steps: float) -> float:
+        """What gates cost a step of a kernel, as `WEIGHTED` counts it."""
+        varying, learned = self.facts.gate == "varying", kernel.gates and self.facts.gate != "none"
+        if isinstance(kernel, Walk):
+            return varying * WEIGHTED["hopper"] + learned * WEIGHTED["hopper, learned"]
+        name = kernel.template
+        weighted = varying * WEIGHTED.get(name, 0.0) + (learned and name in BACKWARD) * WEIGHTED["learned"]
+        return weighted * kernel.share / steps if name in SIDE_BY_SIDE else weighted
+
     def _chain(self, kernel: Kernel | Walk, steps: float, flops: float) -> float:
         """Operations of a step that wait for one another: its `flops`, and what gates cost."""
-        name, learned = ("hopper", "hopper, learned") if isinstance(kernel, Walk) else (kernel.template, "learned")
-        weighted = WEIGHTED.get(name, 0.0) if self.facts.gate == "varying" else 0.0
-        if kernel.gates and self.facts.gate != "none":
-            weighted += WEIGHTED[learned]
-        if isinstance(kernel, Kernel) and name in SIDE_BY_SIDE:
-            weighted *= kernel.share / steps
-        chain = (AHEAD if isinstance(kernel, Walk) else 1.0) * flops + weighted * 2.0 * self.chunk**3
-        if _name(kernel) == "hopper, wide":
-            chain *= WIDE * (SPILLED if kernel.gates and kernel.tiles.inner > 128 else 1.0)
-        return chain
+        weighted = self._weighted(kernel, steps) * 2.0 * self.chunk**3
+        if not isinstance(kernel, Walk):
+            return flops + weighted
+        return (SPILLED if kernel.gates and kernel.tiles.inner > 128 else 1.0) * (AHEAD * flops + weighted)
 
     def _work(
         self, kernel: Kernel | Walk, programs: float, steps: float, flops: float, moved: float, held: float = 0.0
@@ -306,6 +308,7 @@ class _Sizes:
             slower *= 1.0 + CROWDED * min(1.0, programs / self.call.processors) * min(1.0, moved / cached)
         return Work(
             matrix=programs * steps * flops,
+            vector=PAIR * programs * steps * self._weighted(kernel, steps) * self.chunk**2,
             half=self.item == 2.0,
             bytes=moved,
             touched=moved,
