@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from ssdc.plan.hardware import Hardware
+from ssdc.plan.hardware import INFINITE, Hardware
 
 STALL = 1.34
 """How much longer one program takes for products that wait for one another than a multiprocessor that has them all."""
@@ -185,6 +185,6 @@ def _moving(work: Work, hardware: Hardware, held: float) -> float:
     """Seconds that a whole machine takes to move what a piece of work does."""
     touched = work.touched if work.steps else max(work.touched, held)
     if hardware.device == "cpu" and work.largest >= HEAP:
-        touched = float("inf")
+        touched = INFINITE
     seconds = hardware.moving(work.bytes, touched) + work.scattered / hardware.scattered
     return seconds / EAGER if hardware.device == "cuda" and not work.kernels else seconds

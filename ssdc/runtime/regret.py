@@ -258,7 +258,8 @@ class _Settled:
         self.best = inf
 
     def __call__(self) -> None:
-        new, until = self.best == inf, time.perf_counter() + (SEEN if self.best == inf else SETTLING)
+        new = self.best == inf
+        until = time.perf_counter() + (SEEN if new else SETTLING)
         while (now := time.perf_counter()) < until:
             sum(range(10000))  # a little work in Python
             pace = time.perf_counter() - now

@@ -172,6 +172,11 @@ class Kernel:
         )
 
     @property
+    def learned(self) -> bool:
+        """Whether there are gates whose gradients are wanted."""
+        return self.gates and self.facts.gate != "none"
+
+    @property
     def whole(self) -> bool:
         """Whether one tile holds all states, so that scores are complete."""
         return self.tiles.inner >= self.facts.states
@@ -180,8 +185,7 @@ class Kernel:
     def valued(self) -> bool:
         """Whether the gradient of values reads values: for that of a factor, a gate or a map."""
         facts = self.facts
-        gates = self.gates and facts.gate != "none"
-        return facts.scale or gates or facts.skip != "none" or "value" in facts.tile_maps
+        return facts.scale or self.learned or facts.skip != "none" or "value" in facts.tile_maps
 
     @cached_property
     def operands(self) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ pairs with as many columns; to a program, where all chunks are worked on side by
 PAIR = 9.0
 """Elementwise operations on each of the pairs that one of these is."""
 BACKWARD = ("gradients", "values")
+"""The kernels that take part in the gradient of gates."""
 SIDE_BY_SIDE = ("outputs", *BACKWARD)
 """The kernels whose programs go over the tiles of one chunk."""
 SCALED = 1.66
@@ -168,7 +169,7 @@ def backward_works(facts: Facts, call: Call, chosen: Backward, hardware: Hardwar
     parts["later"].append(size.states(chosen.later, chosen.segments, kept=True))
     parts["gradients"] = [size.chunkwise(chosen.gradients, products=3, states=2)]
     parts["values"] = [size.chunkwise(chosen.values, products=2, states=1)]
-    if chosen.gradients.gates and facts.gate != "none":
+    if chosen.gradients.learned:
         parts["gates"] = [Work(bytes=8.0 * size.tokens, launches=2.0)]
     return parts | size.groups()
 
@@ -180,7 +181,7 @@ def _walked_back(facts: Facts, call: Call, chosen: Backward, size: _Sizes) -> di
     for role, carry in both:
         if chosen.segments > 1:
             parts[role] = [size.hopper(role, chosen.segments), size.carry(carry, chosen.segments)]
-    gates = chosen.gradients.gates and facts.gate != "none"
+    gates = chosen.gradients.learned
     for role in WALKS_BACK:
         parts[role] = [size.hopper(role, chosen.segments, gates and role != "values")]
     if gates:
@@ -279,19 +280,12 @@ class _Sizes:
 
     def _weighted(self, kernel: Kernel | Walk, steps: float) -> float:
         """What gates cost a step of a kernel, as `WEIGHTED` counts it."""
-        varying, learned = self.facts.gate == "varying", kernel.gates and self.facts.gate != "none"
+        varying = self.facts.gate == "varying"
         if isinstance(kernel, Walk):
-            return varying * WEIGHTED["hopper"] + learned * WEIGHTED["hopper, learned"]
+            return varying * WEIGHTED["hopper"] + kernel.gates * WEIGHTED["hopper, learned"]
         name = kernel.template
-        weighted = varying * WEIGHTED.get(name, 0.0) + (learned and name in BACKWARD) * WEIGHTED["learned"]
+        weighted = varying * WEIGHTED.get(name, 0.0) + (kernel.learned and name in BACKWARD) * WEIGHTED["learned"]
         return weighted * kernel.share / steps if name in SIDE_BY_SIDE else weighted
-
-    def _chain(self, kernel: Kernel | Walk, steps: float, flops: float) -> float:
-        """Operations of a step that wait for one another: its `flops`, and what gates cost."""
-        weighted = self._weighted(kernel, steps) * 2.0 * self.chunk**3
-        if not isinstance(kernel, Walk):
-            return flops + weighted
-        return (SPILLED if kernel.gates and kernel.tiles.inner > 128 else 1.0) * (AHEAD * flops + weighted)
 
     def _work(
         self, kernel: Kernel | Walk, programs: float, steps: float, flops: float, moved: float, held: float = 0.0
@@ -306,15 +300,19 @@ class _Sizes:
         cached, _ = self.hardware.bandwidth[0]
         if resident == 1 or programs <= self.call.processors:
             slower *= 1.0 + CROWDED * min(1.0, programs / self.call.processors) * min(1.0, moved / cached)
+        weighted = self._weighted(kernel, steps)
+        ahead, spilled = 1.0, 1.0
+        if isinstance(kernel, Walk):
+            ahead, spilled = AHEAD, SPILLED if kernel.gates and tiles.inner > 128 else 1.0
         return Work(
             matrix=programs * steps * flops,
-            vector=PAIR * programs * steps * self._weighted(kernel, steps) * self.chunk**2,
+            vector=PAIR * programs * steps * weighted * self.chunk**2,
             half=self.item == 2.0,
             bytes=moved,
             touched=moved,
             kernels=1.0,
             depth=turns * steps * slower,
-            chain=self._chain(kernel, steps, flops),
+            chain=spilled * (ahead * flops + weighted * 2.0 * self.chunk**3),
             entries=programs * self.hardware.grain,
             fresh=held,
             workspace=held,

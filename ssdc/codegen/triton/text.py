@@ -39,7 +39,7 @@ def source(kernel: Kernel) -> str:
     """
     context: dict[str, object] = {one.name: getattr(kernel, one.name) for one in fields(kernel)}
     context |= {"limits": kernel.limits, "whole": kernel.whole, "operands": kernel.operands, "valued": kernel.valued}
-    context["gates"] = kernel.gates and kernel.facts.gate != "none"
+    context["gates"] = kernel.learned
     found = _maps(kernel)
     context["maps"] = found
     written = " ".join(text for one in found.values() for text in (*one.steps, *one.slopes))

@@ -33,6 +33,8 @@ ALIGNED = 512
 Pass = TypeVar("Pass", bound=Callable[..., Any])
 Slots = list[Any]
 """The tensors of a call: its operands, then what its steps made, each until it is of no more use."""
+Maker = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
+"""What makes room for a shape, strides and a type."""
 
 ROOM = frozenset(
     (
@@ -112,16 +114,16 @@ class _Room:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
-    make: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
+    make: Maker
 
     def __call__(self, slots: Slots, stream: int) -> None:
         slots[self.slot] = self.make(self.shape, self.strides, self.dtype)
 
 
-def _maker(device: torch.device) -> Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]:
+def _maker(device: torch.device) -> Maker:
     """What makes room on a device while it is the current one of its kind. It is what code that `torch.compile` writes
     calls for that, and takes the host half as long as `torch.empty`."""
-    made: Callable[..., Tensor] = getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}")
+    made: Maker = getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}")
     return made
 
 
