@@ -3,12 +3,16 @@ sizes of heads, layouts that the copy engine does not read."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from ssdc.codegen.triton import choose
 from ssdc.runtime.kernels import walks
 from ssdc.runtime.kernels.calls import Given
+from ssdc.runtime.kernels.forward import run_forward
+from ssdc.runtime.kernels.masked import configured
 from tests.gpu.test_masked import ALLOWED, LARGE, on_device, run
 from tests.support.hopper import errors, served
 from tests.support.masked import CASES, Case, operands
@@ -70,3 +74,17 @@ def test_two_runs_give_the_same_bits_and_later_inputs_leave_earlier_outputs_alon
     for x in changed[:3]:
         x[:, 333:] = 7.0
     assert torch.equal(run(case, changed, "hopper")[0][:, :333], first[:, :333])
+
+
+def test_a_thread_that_has_no_context_yet() -> None:
+    """Its first call makes descriptors, in memory that the allocator has."""
+    query, key, value = (torch.randn(1, 300, 2, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    given = Given(query, key, value, torch.zeros(1, 300, 2, device="cuda"), None, None, None, 2, False, 0)
+    moved = given._replace(query=query.clone())
+    chosen = choose.forward(given.facts, given.call(gradient=True), form="hopper")
+    again = configured(chosen)
+    want = [again(*given)[0] for _ in range(4)].pop()
+    for call, tensors in ((again, moved), (lambda *given: run_forward(chosen, Given(*given)), given)):
+        with ThreadPoolExecutor(1) as threads:
+            found = threads.submit(call, *tensors).result()[0]
+        assert torch.equal(found, want)

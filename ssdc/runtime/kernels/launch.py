@@ -80,6 +80,8 @@ class _Local(threading.local):
     """Launches of this thread that wait for the end of a `together`."""
     heard: Heard | None = None
     """What is told of this thread's launches."""
+    entered: bool = False
+    """Whether this thread has a CUDA context for certain."""
 
 
 _local = _Local()
@@ -193,6 +195,14 @@ def on(device: torch.device) -> AbstractContextManager[object]:
 def stream(device: torch.device) -> int:
     """The current stream of a device, as launches take it; what stands for a device has none."""
     return int(torch._C._cuda_getCurrentRawStream(device.index)) if device.type == "cuda" else 0
+
+
+def entered(device: torch.device) -> None:
+    """Give this thread a CUDA context: a new one has none before its first call of the CUDA runtime, and PyTorch's own,
+    in which it differentiates, may have made none. Triton's launches see to it; what encodes descriptors does not."""
+    if device.type == "cuda" and not _local.entered:
+        torch.cuda.Event().record()  # type: ignore[no-untyped-call]
+        _local.entered = True
 
 
 def _options(warps: int, stages: int) -> dict[str, Any]:

@@ -10,10 +10,11 @@ values. A pass that reads one on the host, or a step of which is not understood,
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
 import torch
@@ -156,21 +157,27 @@ class _Place:
         return self.at
 
 
-class _Tiles:
-    """Descriptors of the tiles of tensors that differ in where they lie; memory is handed out again, so that few do."""
+@lru_cache(maxsize=1)
+def _hopper() -> Any:
+    return importlib.import_module("ssdc.runtime.kernels.hopper")  # it needs Triton
 
-    def __init__(self, like: Any) -> None:
-        self.like = copy(like)
+
+class _Tiles(dict[int, Any]):
+    """Maps of the tiles of tensors by where they lie; memory is handed out again, so that few are made."""
+
+    def __init__(self, like: Any, laid: Any) -> None:
+        super().__init__()
+        self.like, self.laid, self.device = copy(like), laid, like.base.device
         self.like.base = None
-        self.known: dict[int, Any] = {}
 
-    def __call__(self, at: int) -> Any:
-        if at not in self.known:
-            if len(self.known) >= PLACES:
-                self.known.clear()
-            self.known[at] = made = copy(self.like)
-            made.base = _Place(at)
-        return self.known[at]
+    def __missing__(self, at: int) -> Any:
+        if len(self) >= PLACES:
+            self.clear()
+        launch.entered(self.device)
+        made = copy(self.like)
+        made.base = _Place(at)
+        self[at] = found = _hopper().encoded(made, self.laid)[0]
+        return found
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,7 @@ class _Launch:
     pointers: tuple[tuple[int, int, int], ...]
     """Place, slot, bytes from the start of the tensor in it."""
     tiles: tuple[tuple[int, int, int, _Tiles], ...]
-    """The same of tensors that are read or written in tiles, and their descriptors."""
+    """The same of tensors that are read or written in tiles, and their maps."""
 
     def moved(self, starts: Mapping[int, int], to: int) -> _Launch:
         """The same with tensors that now start so many bytes into another one."""
@@ -201,7 +208,7 @@ class _Launch:
         for place, slot, offset in self.pointers:
             arguments[place] = slots[slot].data_ptr() + offset
         for place, slot, offset, tiles in self.tiles:
-            arguments[place] = tiles(slots[slot].data_ptr() + offset)
+            arguments[place] = tiles[slots[slot].data_ptr() + offset]
         self.run(*self.programs, stream, *self.kernel, *arguments)
 
 
@@ -287,12 +294,13 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kernel is None:
             self.clear = False
             return
-        pointers, tiles, used, kept = [], [], set(), list(arguments)
-        for place, x in enumerate(arguments):
-            if type(x) is int:
-                continue
-            kept[place] = 0
-            if isinstance(x, Tensor) and x.numel() == 0:
+        pointers, used = [], set()
+        kept: list[int] = []
+        tiles: list[tuple[int, int, int, _Tiles]] = []
+        for x in arguments:
+            place = len(kept)
+            kept.append(x if type(x) is int else 0)
+            if type(x) is int or (isinstance(x, Tensor) and x.numel() == 0):
                 continue
             view = self.view(x if isinstance(x, Tensor) else x.base)
             if view is None:
@@ -302,9 +310,12 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(x, Tensor):
                 pointers.append(lies)
             else:
-                tiles.append((*lies, _Tiles(x)))
+                laid = kernel.metadata.tensordesc_meta[len(tiles)]
+                kept += _hopper().encoded(x, laid)[1:]
+                tiles.append((*lies, _Tiles(x, laid)))
+        run = _hopper().past_encoding(kernel.run) if tiles else kernel.run
         which = (kernel.function, kernel.packed_metadata, None, None, None)
-        started = _Launch(kernel.run, (programs, 1, 1), which, tuple(kept), tuple(pointers), tuple(tiles))
+        started = _Launch(run, (programs, 1, 1), which, tuple(kept), tuple(pointers), tuple(tiles))
         self.steps.append((started, used))
 
     def view(self, x: Tensor) -> _View | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssdc.codegen.triton.facts import Facts
 from ssdc.codegen.triton.hopper import CHUNK, LONG, WARPS, Gates, Walk, source, walk_of
-from ssdc.runtime.kernels.launch import start
+from ssdc.runtime.kernels.launch import entered, start
 from ssdc.runtime.loader import load
 
 
@@ -58,7 +58,8 @@ Tiles = dict[tuple[str, int, int], Any]
 
 
 def described(x: Tensor, rows: int, columns: int) -> Any:
-    """The descriptor of tiles [1, rows, 1, columns] of an `aligned` operand [b, t, g, n]."""
+    """The descriptor of tiles [1, rows, 1, columns] of an `aligned` operand [b, t, g, n]; this thread launches it."""
+    entered(x.device)
     shape = x.shape
     row = -(-shape[3] // UNIT) * UNIT
     strides = [step if size > 1 else row for size, step in zip(shape, x.stride(), strict=True)]
