@@ -15,6 +15,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import driver as cuda
 from triton.compiler import CompilationError
 
 from ssdc.codegen.triton import choose
@@ -25,7 +26,7 @@ from ssdc.runtime.kernels.forward import forward_pass
 from ssdc.runtime.loader import load
 
 Handed = list[tuple[str, tuple[int, int, int], list[Any]]]
-"""Kernels by hash, programs, and arguments: pointers, numbers, and of descriptors what they describe."""
+"""Kernels by hash, programs, and arguments: pointers, numbers, and of descriptors what they are encoded from."""
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +34,21 @@ def device() -> Iterator[Handed]:
     """The device, until this module's last test: what it is handed."""
     kept: Handed = []
 
-    def plain(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            return x.data_ptr()
-        if not hasattr(x, "block_shape"):
-            return x
-        return (x.base.data_ptr(), tuple(x.shape), tuple(x.strides), tuple(x.block_shape))
-
     class Launcher:
+        """As Triton's: what encodes descriptors lies around what starts a kernel."""
+
         def __init__(self, src: Any, metadata: Any) -> None:
             self.name = metadata.hash
+            self.launch = cuda.wrap_handle_tensordesc(lambda *given: given, src.signature, metadata.tensordesc_meta)
 
         def __call__(self, x: int, y: int, z: int, stream: int, function: int, *rest: Any) -> None:
-            kept.append((self.name, (x, y, z), [plain(one) for one in rest[4:]]))
+            *_, given = self.launch(stream, function, *rest[:4], rest[4:])
+            kept.append((self.name, (x, y, z), [one.data_ptr() if isinstance(one, Tensor) else one for one in given]))
 
     utilities = SimpleNamespace(
         load_binary=lambda *_: (0, 0, 255, 0, 1024),
         get_device_properties=lambda _: {"max_shared_mem": 232448},
+        fill_tma_descriptor_tiled=lambda place, *laid: (place, str(laid)),
     )
     driver = SimpleNamespace(
         utils=utilities,
@@ -193,6 +192,18 @@ def test_few_calls_are_remembered(handed: Handed, monkeypatch: pytest.MonkeyPatc
         assert 1 <= len(launch._compiled) <= 2
 
 
+def test_the_gradient_of_a_sum_goes_where_others_go(handed: Handed) -> None:
+    """It is one number, expanded, which the copy engine does not read, and a compiled call's is not."""
+    query, key, value, gate = operands((1, 2048, 2, 48))
+
+    def kernels(grad: Tensor) -> list[str]:
+        begin = len(handed)
+        backward_pass(grad, None, Given(query, key, value, gate, None, None, None, 2, False, 0), True)
+        return [name for name, *_ in handed[begin:]]
+
+    assert kernels(torch.ones((), dtype=value.dtype).expand(value.shape)) == kernels(torch.ones_like(value))
+
+
 @pytest.mark.parametrize("groups", [2, 1])
 @pytest.mark.parametrize("length", [70, 2048, 8192], ids=["portable", "walks", "segments"])
 def test_a_replayed_pass_hands_over_what_the_pass_does(
@@ -225,3 +236,26 @@ def test_a_replayed_pass_hands_over_what_the_pass_does(
         for x, y in zip(mine, other, strict=True):
             assert (x.shape, x.stride(), x.dtype) == (y.shape, y.stride(), y.dtype)
             assert not x.numel() or x.data_ptr() != y.data_ptr()
+
+
+def test_tiles_of_memory_handed_out_again_are_not_encoded_again(
+    handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form(monkeypatch, "hopper")
+    monkeypatch.setattr(replay, "_known", {})
+    query, key, value, gate = operands((1, 2048, 2, 48))
+    for _ in range(3):
+        masked._forward(query, key, value, gate, None, None, None, 2, False, 0, None, "", "")
+    assert any(isinstance(x, tuple) for x in handed[-1][2])
+    (script,) = replay._known.values()
+    assert script is not None
+    (started,) = (step for step in script.steps if isinstance(step, replay._Launch))
+    slots = [query, key, value, gate, *[torch.empty(query.shape, dtype=query.dtype)] * (script.count - 4)]
+    started(slots, 0)
+    utilities = triton.runtime.driver.active.utils
+    monkeypatch.setattr(utilities, "fill_tma_descriptor_tiled", lambda *_: pytest.fail("encoded again"))
+    started(slots, 0)
+    assert handed[-1] == handed[-2]
+    slots[0] = query.clone()
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        started(slots, 0)

@@ -42,6 +42,8 @@ def backward_pass(
         if initial is not None and grad_final is not None:
             made[6].copy_(grad_final)
         return made
+    if walks.readable(given.query, given.key, given.value) and not walks.readable(grad):
+        grad = grad.contiguous()  # that of a sum is one number, expanded
     if chosen is None:
         chosen = tuned.backward(given.facts, given.call(grad_final is not None, grad), gates, grad.device)
     facts, operands = chosen.gradients.facts, given.operands(grad=grad)
