@@ -155,8 +155,8 @@ SUMMARIES = {
     "outputs": "Outputs: (query key^T * mask) value within a chunk, query state from before it.",
     "queries": "Gradients of queries: (grad value^T * mask) key within a chunk, grad state^T from before it.",
     "keys": "Gradients of keys: (value grad^T * mask^T) query within a chunk, from after it by the state's gradient.",
-    "states": "The state that each segment adds: the sum of decayed key value^T.",
-    "later": "The gradient that each segment adds to the state before it: the sum of decayed query grad^T.",
+    "states": "The state that each segment but the last adds: the sum of decayed key value^T.",
+    "later": "The gradient of the state that each segment but the first adds: the sum of decayed query grad^T.",
     "values": "Gradients of values: (key query^T * mask^T) grad within a chunk, from after it by the state's gradient.",
 }
 

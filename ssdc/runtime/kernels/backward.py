@@ -133,7 +133,7 @@ def _walk_back(
     (batch, length, _, states), columns = query.shape, value.shape[-1]
     segments = walks.cut(length, chosen.segments)[1]
     new = partial(torch.empty, device=query.device, dtype=torch.float32)
-    final, first = new((2, batch, heads, states, columns))
+    first = new((batch, heads, states, columns))
     parts, tiles = -(-states // CHUNK), -(-columns // CHUNK)
     rows = new((4, parts if gates else 0, batch, heads, length))
     into = dict(zip(("read", "written", "crossing", "d_own"), rows, strict=True))
@@ -148,7 +148,7 @@ def _walk_back(
     summed = gates and facts.gate != "varying"
     d_gate = new((batch, length, heads)) if summed else made[3]
     with together():
-        starts = hopper_starts(facts, chosen.carry, segments, operands, start, final, heads)
+        starts = hopper_starts(facts, chosen.carry, segments, operands, start, first, heads)
         ends = hopper_starts(facts, chosen.later_carry, segments, operands, ending, first, heads)
         walks.gradients(facts, segments, operands, starts, ends, into, heads, gates)
         if gates:

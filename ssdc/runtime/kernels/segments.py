@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ssdc.codegen.triton.facts import Facts, Kernel
@@ -29,23 +28,23 @@ def segment_starts(
     segments: int,
     operands: Mapping[str, Tensor],
     start: Tensor | None,
-    final: Tensor,
+    like: Tensor,
     heads: int,
     length: int,
 ) -> Tensor | None:
-    """The state that enters each segment [b, h, segments, n, p], and the last into `final`; `start` where there is
-    one segment."""
+    """The state that enters each segment [b, h, segments, n, p]; `start` where there is one segment. States are as
+    `like` [b, h, n, p]."""
     if segments == 1:
         return start
-    batch, _, states, pitch = final.shape
+    batch, _, states, pitch = like.shape
     lanes, tiles, columns = batch * heads, sums.tiles, sums.facts.columns
     _, span, segments = pieces(length, tiles.chunk, segments)
-    totals = final.new_empty((batch, heads, segments, states, pitch))
-    logarithms = final.new_empty((batch, heads, segments))
+    totals = like.new_empty((batch, heads, segments - 1, states, pitch))
+    logarithms = like.new_empty((batch, heads, segments - 1))
     parts = -(-states // tiles.inner) * -(-columns // tiles.outer)
     launch(
         sums,
-        lanes * segments * parts,
+        lanes * (segments - 1) * parts,
         operands,
         heads,
         totals,
@@ -57,7 +56,7 @@ def segment_starts(
         segments,
         heads,
     )
-    return _carried(carry, totals, logarithms, start, final)
+    return _carried(carry, totals, logarithms, start)
 
 
 def hopper_starts(
@@ -66,26 +65,26 @@ def hopper_starts(
     segments: int,
     operands: Mapping[str, Tensor],
     start: Tensor | None,
-    final: Tensor,
+    like: Tensor,
     heads: int,
 ) -> Tensor | None:
     """The same by Hopper's kernels: from the queries and the output's gradient where `carry` goes backwards."""
     if segments == 1:
         return start
-    batch, _, states, columns = final.shape
-    totals = final.new_empty((batch, heads, segments, states, columns))
-    logarithms = final.new_empty((batch, heads, segments))
+    batch, _, states, columns = like.shape
+    totals = like.new_empty((batch, heads, segments - 1, states, columns))
+    logarithms = like.new_empty((batch, heads, segments - 1))
     walks.states(facts, segments, operands, totals, logarithms, heads, carry.reverse)
-    return _carried(carry, totals, logarithms, start, final)
+    return _carried(carry, totals, logarithms, start)
 
 
-def _carried(carry: Kernel, totals: Tensor, logarithms: Tensor, start: Tensor | None, final: Tensor) -> Tensor:
-    """The state that enters each segment, from what each adds and how it decays; the last into `final`."""
-    batch, heads, segments, states, pitch = totals.shape
-    entering = torch.empty_like(totals)
+def _carried(carry: Kernel, totals: Tensor, logarithms: Tensor, start: Tensor | None) -> Tensor:
+    """The state that enters each segment, from what those before it add and how they decay."""
+    batch, heads, summed, states, pitch = totals.shape
+    entering = totals.new_empty((batch, heads, summed + 1, states, pitch))
     programs = batch * heads * -(-states * pitch // carry.stretch)
-    begin = final if start is None else start
-    launch(carry, programs, {}, heads, begin, totals, logarithms, entering, final, segments)
+    begin = entering if start is None else start
+    launch(carry, programs, {}, heads, begin, totals, logarithms, entering, summed + 1)
     return entering
 
 
@@ -98,23 +97,21 @@ def chunk_states(
     heads: int,
     length: int,
 ) -> Tensor:
-    """The state before each chunk [b, h, chunks, n, p], in the type of the operands; with one segment, the last into
-    `final`."""
+    """The state before each chunk [b, h, chunks, n, p], in the type of the operands, and the last into `final`."""
     batch, _, states, pitch = final.shape
     tiles, columns = kernel.tiles, kernel.facts.columns
     count, span, segments = pieces(length, tiles.chunk, segments)
     chunks = next(iter(operands.values())).new_empty((batch, heads, count, states, pitch))
-    last = final if segments == 1 else final.new_empty((batch, heads, segments, states, pitch))
     parts = -(-states // tiles.inner) * -(-columns // tiles.outer)
     launch(
         kernel,
         batch * heads * segments * parts,
         operands,
         heads,
-        last if entering is None else entering,
+        final if entering is None else entering,
         chunks,
-        last,
-        last,
+        final,
+        final,
         length,
         span,
         segments,

@@ -102,8 +102,8 @@ def states(
     heads: int,
     backwards: bool,
 ) -> None:
-    """Fill what each segment adds to the state [b, h, segments, n, p], and the logarithms (base 2) of its decay
-    [b, h, segments]; `backwards`, the same of the state's gradient."""
+    """Fill what each segment but the last adds to the state [b, h, segments - 1, n, p], and the logarithms (base 2) of
+    its decay [b, h, segments - 1]; `backwards`, the same of the state's gradient for each but the first."""
     walk = walk_of("later" if backwards else "states", facts)
     batch, length = operands["key"].shape[:2]
     span, segments = cut(length, segments)
@@ -111,7 +111,7 @@ def states(
     arguments += [heads // operands[name].shape[2] for name, *_ in walk.reads]
     arguments += _numbers(walk, operands)
     arguments += (totals, logarithms, length, -(-span * CHUNK // LONG), segments, heads)
-    start(function(walk), batch * heads * walk.outers * segments, arguments, WARPS)
+    start(function(walk), batch * heads * walk.outers * (segments - 1), arguments, WARPS)
 
 
 def cut(length: int, segments: int) -> tuple[int, int]:
