@@ -24,7 +24,7 @@ from ssdc.codegen.triton.served import Served, served
 from ssdc.graph import nodes as ir
 from ssdc.graph.graph import Graph
 from ssdc.plan.candidate import Candidate, Mode
-from ssdc.plan.hardware import Hardware
+from ssdc.plan.hardware import INFINITE, RATES, Hardware
 from ssdc.plan.planner import ASKED_ONLY, Choice, Plan, plan
 from ssdc.runtime.devices import wait
 from ssdc.runtime.loader import load
@@ -36,9 +36,11 @@ FAR = 8.0
 """Candidates predicted this many times slower than the cheapest, and to take long, are not measured."""
 HOPELESS = 2.5
 """Candidates this many times slower than the best after one turn are measured no further."""
-DISTURBED, SETTLING, SEEN = 1.15, 0.1, 0.5
-"""How much slower than at its best a host is that others use, too; seconds that a round waits for them to be done at
-most, and seconds over which its best is looked for."""
+DISTURBED, SEEN = 1.15, 0.5
+"""How much slower than at its best a host is that others use, too, and seconds over which its best is looked for."""
+SETTLING, LONGEST, PATIENCE = 0.1, 3.0, 30.0
+"""Seconds that a round waits for others to be done: these at least, and at most, and more than the least only until so
+many are spent in all."""
 
 
 OVERHEADS: tuple[tuple[str, str, Mode, int], ...] = (
@@ -200,7 +202,7 @@ def _learned(graph: Graph, name: str) -> bool:
 def overhead(graph: Graph, hardware: Hardware, device: str) -> tuple[float, float, float]:
     """Seconds that starting an operation takes, differentiating it, and a step of a loop over time: what makes the
     predictions right for the one contraction of a small layer, whose operands are too small for much else to count."""
-    found = replace(hardware, launch=0.0, node=0.0, step=0.0)
+    found = replace(_hosted(hardware), launch=0.0, node=0.0, step=0.0)
     for figure, order, mode, length in OVERHEADS:
         sizes = {**dict.fromkeys((axis for axis, size in graph.sizes.items() if size is None), 1), graph.reader: length}
         planned = plan(graph, sizes, order=order, hardware=found, mode=mode)
@@ -212,6 +214,14 @@ def overhead(graph: Graph, hardware: Hardware, device: str) -> tuple[float, floa
         rest = (seconds or 0.0) - planned.seconds
         found = _with(found, figure, max(rest, 0.0) / (counted.seconds - planned.seconds))
     return found.launch, found.node, found.step
+
+
+def _hosted(hardware: Hardware) -> Hardware:
+    """What a machine's host takes by itself: a GPU works while it goes on."""
+    if hardware.device == "cpu":
+        return hardware
+    rates: dict[str, Any] = dict.fromkeys(RATES, INFINITE)
+    return replace(hardware, bandwidth=((INFINITE, INFINITE),), begin=0.0, latency=0.0, **rates)
 
 
 def _with(hardware: Hardware, figure: str, seconds: float) -> Hardware:
@@ -255,17 +265,18 @@ class _Settled:
     """Waits, for a while at most, until the host is about as fast as it has been at its best: others use it, too."""
 
     def __init__(self) -> None:
-        self.best = inf
+        self.best, self.patience = inf, PATIENCE
 
     def __call__(self) -> None:
-        new = self.best == inf
-        until = time.perf_counter() + (SEEN if new else SETTLING)
+        new, began = self.best == inf, time.perf_counter()
+        until = began + (SEEN if new else max(SETTLING, min(LONGEST, self.patience)))
         while (now := time.perf_counter()) < until:
             sum(range(10000))  # a little work in Python
             pace = time.perf_counter() - now
             self.best = min(self.best, pace)
             if not new and pace <= DISTURBED * self.best:
-                return
+                break
+        self.patience -= 0.0 if new else now - began
 
 
 settle = _Settled()
