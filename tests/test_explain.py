@@ -319,7 +319,7 @@ PORTABLE = ("walk", "segments", "parallel")
 
 def test_forms_follow_what_is_asked_for() -> None:
     (free,) = explained(example("ssd"), length=2**16).equations
-    (short,) = explained(example("ssd")).equations
+    (short,) = explained(example("ssd"), length=2**6).equations
     (forced,) = explained(example("ssd"), form="parallel").equations
     assert isinstance(free.kernels, Kernels) and isinstance(forced.kernels, Kernels)
     assert isinstance(short.kernels, Kernels) and short.kernels.form in PORTABLE

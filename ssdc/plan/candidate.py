@@ -63,7 +63,7 @@ class Candidate:
 
 CALLED: Mapping[str, float] = {"cpu": 2.0, "cuda": 0.0}
 """Operations, by device, that a call is worth besides those that it starts."""
-TURN: Mapping[str, float] = {"cpu": 15.0, "cuda": 40.0}
+TURN: Mapping[str, float] = {"cpu": 15.0, "cuda": 35.0}
 """Those that differentiation is worth before it begins; where a GPU runs, PyTorch hands it to another thread."""
 
 Mode = Literal["forward", "both", "step"]

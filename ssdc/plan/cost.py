@@ -167,7 +167,8 @@ def predict(work: Work, hardware: Hardware, held: float = 0.0) -> Price:
     rate = hardware.half if work.half else hardware.matrix
     share = hardware.share(work.entries)
     units = {
-        "matrix": (work.matrix / hardware.product(work.side, half=work.half) + work.thin / hardware.thin) / share,
+        "matrix": (work.matrix / hardware.product(work.side, half=work.half) + work.thin / hardware.column(work.side))
+        / share,
         "vector": (work.vector + (0.0 if gpu else ROW * work.rows)) / hardware.vector / share,
         "exponentials": work.transcendental / hardware.transcendental / share,
         "memory": _moving(work, hardware, held) / (min(1.0, ALONE * share) if gpu else share),

@@ -17,14 +17,14 @@ class Hardware:
     overheads in seconds, sizes in bytes.
 
     `matrix` counts floating-point operations of float32 matrix products (a multiply-add is two) whose sides are at
-    least `tile`, `half` those of 16-bit elements, `thin` those of a matrix and one column, `vector` elementwise ones,
-    `transcendental` exponentials and the like. `bandwidth` gives, for working sets of at most so many bytes, the rate
-    at which they move: caches, then memory, then memory that the system must first hand out; what moves against the
-    order in memory takes as long again as `scattered` says. `launch` is the cost of starting one operation, `step` that
-    of one step of a loop over time, `node` what differentiation adds to an operation, `kernel` the cost of starting one
-    of the Triton kernels, `begin` what a GPU itself takes to begin one. On a GPU `latency` is what a step of a chain
-    within a kernel waits at least. Work of at most `grain` entries keeps one processor busy, of larger work a `further`
-    one does so much of what one alone does. Its registers and shared memory together hold `on_chip` bytes.
+    least `tile`, `half` those of 16-bit elements, `thin` those of a column and a matrix of such sides, `vector`
+    elementwise ones, `transcendental` exponentials and the like. `bandwidth` gives, for working sets of at most so many
+    bytes, the rate at which they move: caches, then memory, then memory that the system must first hand out; what moves
+    against the order in memory takes as long again as `scattered` says. `launch` is the cost of starting one operation,
+    `step` that of one step of a loop over time, `node` what differentiation adds to an operation, `kernel` the cost of
+    starting one of the Triton kernels, `begin` what a GPU itself takes to begin one. On a GPU `latency` is what a step
+    of a chain within a kernel waits at least. Work of at most `grain` entries keeps one processor busy, of larger work
+    a `further` one does so much of what one alone does. Its registers and shared memory together hold `on_chip` bytes.
     """
 
     name: str
@@ -63,8 +63,13 @@ class Hardware:
 
     def product(self, side: float, *, half: bool = False) -> float:
         """The rate of matrix products whose least side is `side`."""
-        share: float = min(1.0, side / self.tile) ** 0.25
+        share: float = min(1.0, side / self.tile) ** NARROW
         return (self.half if half else self.matrix) * share
+
+    def column(self, side: float) -> float:
+        """The rate of a column's product with a matrix whose least side is `side`: a GPU is slow on small ones."""
+        share: float = (min(side, WIDE) / self.tile) ** NARROW if self.device == "cuda" else 1.0
+        return self.thin * share
 
     def limited(self, processors: int) -> Hardware:
         """The machine with only so many of its processors."""
@@ -81,6 +86,10 @@ class Hardware:
 RATES = ("matrix", "half", "thin", "vector", "transcendental", "scattered")
 """The figures of `Hardware` that grow with its processors, besides the bandwidth."""
 INFINITE = float("inf")
+NARROW = 0.25
+"""How the rate of matrix products falls with their least side: the power."""
+WIDE = 1024
+"""The least side of a matrix from which on its product with a column gains nothing more: it is bound by memory."""
 
 CPU = Hardware(
     "cpu",
@@ -113,12 +122,12 @@ H200 = Hardware(
     processors=132,
     matrix=5.0e13,
     half=7.3e14,
-    thin=2.5e11,
+    thin=4.6e11,
     vector=4e13,
     transcendental=3.9e12,
     bandwidth=((4e7, 6e12), (INFINITE, 4.27e12)),
-    scattered=5e12,
-    launch=1e-5,
+    scattered=4.35e12,
+    launch=1.15e-5,
     step=1e-5,
     node=1.8e-5,
     kernel=7.5e-6,
@@ -147,11 +156,11 @@ A100 = replace(
     processors=108,
     matrix=1.5e13,
     half=2.3e14,
-    thin=1.2e11,
+    thin=2.2e11,
     vector=1.2e13,
     transcendental=2.4e12,
     bandwidth=((3e7, 4e12), (INFINITE, 1.81e12)),
-    scattered=2.5e12,
+    scattered=2.2e12,
     latency=1.7e-7,
     on_chip=4.2e5,
     memory=8e10,
@@ -168,7 +177,8 @@ B200 = replace(
     vector=4.5e13,
     transcendental=4.6e12,
     bandwidth=((1e8, 1.1e13), (INFINITE, 7.1e12)),
-    scattered=8e12,
+    thin=5e11,
+    scattered=7.2e12,
     memory=1.8e11,
     source="NVIDIA's data sheet (B200: bf16 2,250 TFLOP/s dense, 8 TB/s, 180 GB, 148 multiprocessors), scaled as "
     "measured on the H200",

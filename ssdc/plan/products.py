@@ -163,8 +163,9 @@ def multiplied(many: float, height: float, width: float, depth: float) -> Work:
     """The multiply-adds of `torch.bmm`: `many` products [height, depth] x [depth, width]."""
     flops = 2.0 * many * height * width * depth
     thin = width == 1 or height * width * depth < SMALL
-    side = min(width, depth)
-    return Work(thin=flops, entries=flops) if thin else Work(matrix=flops, side=side, entries=flops)
+    if thin:
+        return Work(thin=flops, side=min(height, depth), entries=flops)
+    return Work(matrix=flops, side=min(width, depth), entries=flops)
 
 
 def _einsum(

@@ -32,7 +32,7 @@ ROOM = 2.3e-13
 """Seconds that a byte of temporaries is worth: about what moving it once takes."""
 FILLED = 8
 """Programs a multiprocessor from which further ones only wait."""
-CALL, CALL_BACK = 1.8, 6.0 + TURN["cuda"]
+CALL, CALL_BACK = 1.6, 3.0 + TURN["cuda"]
 """Operations that the host's work on a call is worth, forward and backward."""
 AHEAD, SPILLED = 0.62, 2.6
 """Operations of a step of Hopper's walk that wait for one another, over those of a portable one, whose loads do not go
@@ -54,7 +54,7 @@ SCALED = 1.66
 CROWDED = 0.38
 """How much longer a step takes that no other program hides, where all multiprocessors wait for memory, and not one or
 for the cache."""
-DESCRIBED = 0.32
+DESCRIBED = 0.08
 """Starts of a kernel that the descriptor of an operand is worth, which the host makes."""
 POSITION, CARRIED = 3.2, 2.4
 """Steps of a chain that a position by itself takes, and that carrying the state over a piece of time takes."""
@@ -220,14 +220,14 @@ class _Sizes:
         return self._work(kernel, self.call.lanes * segments * parts, -(-self.chunks // segments), flops, moved)
 
     def states(self, kernel: Kernel, segments: int, *, kept: bool) -> Work:
-        """States of segments, or (`kept`) of every chunk, into memory."""
-        tiles = kernel.tiles
+        """States of all segments but one, or (`kept`) of every chunk, into memory."""
+        tiles, summed = kernel.tiles, segments if kept else segments - 1
         rows, columns = -(-self.inner // tiles.inner), -(-self.outer // tiles.outer)
         flops = 2.0 * self.chunk * tiles.inner * tiles.outer
         size = self.facts.states * self.facts.columns
-        written = (self.item * self.chunks if kept else 4.0 * segments) * self.call.lanes * size
-        moved = self.rows() / 2 + written + self.ends
-        programs = self.call.lanes * segments * rows * columns
+        written = (self.item * self.chunks if kept else 4.0 * summed) * self.call.lanes * size
+        moved = self.rows() / 2 * summed / segments + written + (self.ends if kept else 0.0)
+        programs = self.call.lanes * summed * rows * columns
         return self._work(kernel, programs, -(-self.chunks // segments), flops, moved, held=written)
 
     def hopper(self, role: Role, segments: int, gates: bool = False) -> Work:
@@ -238,8 +238,9 @@ class _Sizes:
         if walk.walks:
             flops += 2.0 * chunk * (chunk * (tiles.inner + tiles.outer) + tiles.inner * tiles.outer)
         steps = ceil(ceil(self.call.length / chunk) / segments)
-        programs = self.call.lanes * segments * walk.outers
-        moved = self.rows() + self.ends if walk.walks else self.rows() / 2
+        pieces = segments if walk.walks else segments - 1
+        programs = self.call.lanes * pieces * walk.outers
+        moved = self.rows() + self.ends if walk.walks else self.rows() / 2 * pieces / segments
         states = self.item * self.facts.states * self.facts.columns * self.call.lanes * self.chunks
         kept = states if walk.gates and role == "queries" else 0.0  # before every chunk, for the walk of keys
         described = len(walk.reads) + (1 if walk.walks else 0)
@@ -257,7 +258,8 @@ class _Sizes:
         """The state that enters each segment."""
         size = float(self.facts.states * self.facts.columns * self.call.lanes)
         programs = self.call.lanes * -(-self.facts.states * self.facts.columns // kernel.stretch)
-        return self._work(kernel, programs, CARRIED * segments, 0.0, 8.0 * size * segments, held=4.0 * size * segments)
+        moved, held = 4.0 * size * (2 * segments - 1), 4.0 * size * segments
+        return self._work(kernel, programs, CARRIED * (segments - 1), 0.0, moved, held=held)
 
     def chunkwise(self, kernel: Kernel, *, products: int, states: int) -> Work:
         """All chunks side by side: `products` between positions and `states` read back for each tile."""

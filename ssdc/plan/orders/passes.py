@@ -27,8 +27,8 @@ SUMMED_STATE = 512
 SUMMED, FAR_SUMMED, FAR_APART = 4.0, 17.0, 256
 """Operations of plain loops that an entry of `torch.cumsum` is worth, and one whose neighbours in time lie so many
 entries apart."""
-WAITING = 1.4
-"""Steps of a chain within a kernel that one of `torch.cumsum` is worth on a GPU."""
+WAITING, FAR_WAITING = 1.4, 3.2
+"""Steps of a chain within a kernel that one of `torch.cumsum` is worth on a GPU, from its cache and from memory."""
 
 
 def floored(pricing: Pricing, entries: float) -> None:
@@ -67,8 +67,10 @@ def looped(pricing: Pricing, part: str, steps: int, state: float, *, gated: bool
     gradient = pricing.gradient
     scans = 2.0 if gradient else 1.0
     if not gated and pricing.hardware.device == "cuda":
-        waiting = WAITING * steps * scans if state > 1 else 0.0  # a single row is scanned side by side
-        pricing.add(part, pointwise(state * steps, 5.0, gradient=gradient, launches=4, back=1.4), Work(depth=waiting))
+        cache, _ = pricing.hardware.bandwidth[0]
+        waiting = WAITING if 2.0 * ITEM * state * steps <= cache else FAR_WAITING
+        depth = waiting * steps * scans if state > 1 else 0.0  # a single row is scanned side by side
+        pricing.add(part, pointwise(state * steps, 5.0, gradient=gradient, launches=4, back=2.3), Work(depth=depth))
         return
     if not gated and state < SUMMED_STATE:
         entries = state * steps
