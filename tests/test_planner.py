@@ -333,6 +333,22 @@ def test_overheads_of_a_gpu_are_its_hosts(monkeypatch: pytest.MonkeyPatch) -> No
 # ---- regret ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("own", "rounds"), [(1.0, 13), (1.4, regret.MOST), (3.0, regret.ROUNDS)])
+def test_a_choice_that_seems_slow_is_measured_further(own: float, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host is disturbed for a dozen rounds: a choice of 1.0 seconds seems to take 1.4, one of 1.4 does, and one far
+    slower is not worth more rounds."""
+    taken: list[float] = []
+
+    def settle() -> None:
+        taken.append(0.0)
+
+    calls = [lambda: own + (0.4 if own == 1.0 and len(taken) < 13 else 0.0), lambda: 1.0]
+    monkeypatch.setattr(regret, "settle", settle)
+    monkeypatch.setattr(regret, "timed", lambda call, *_: call())
+    found = regret._alternating(calls, "cpu", 10.0)
+    assert found == [own, 1.0] and len(taken) == rounds
+
+
 def cell(*timings: tuple[str, float, float | None]) -> regret.Cell:
     return regret.Cell("l", "y", {}, "forward", tuple(regret.Timing(*one) for one in timings))
 

@@ -32,6 +32,9 @@ from ssdc.runtime.opaque import run
 
 ROUNDS, BURST = 7, 3e-3
 """Times that candidates are measured in turn, and the least seconds of calls in each."""
+DOUBTED, MOST = 1.15, 21
+"""How much slower than the best the choice may seem; else all are measured further, so often at most: what disturbs a
+measurement only adds."""
 FAR = 8.0
 """Candidates predicted this many times slower than the cheapest, and to take long, are not measured."""
 HOPELESS = 2.5
@@ -234,13 +237,16 @@ def _with(hardware: Hardware, figure: str, seconds: float) -> Hardware:
 
 
 def _alternating(calls: Sequence[Callable[[], object]], device: str, patience: float) -> list[float | None]:
-    """The least seconds of each call over several rounds in turn; None for one that does not fit into memory."""
+    """The least seconds of each call, the choice first, over several rounds in turn; None for one that does not fit
+    into memory."""
     _warmed(calls[0], device, 0.0)  # what every call needs is loaded
     found = [_warmed(call, device, patience) for call in calls]
-    for turn in range(ROUNDS):
-        settle()
+    for turn in range(MOST):
         best = min((seconds for seconds in found if seconds is not None), default=0.0)
         most = patience if turn == 0 else min(patience, HOPELESS * best)
+        if turn >= ROUNDS and not DOUBTED * best < (found[0] or 0.0) <= most:
+            break
+        settle()
         for place in turned(len(calls), turn):
             call, seconds = calls[place], found[place]
             if seconds is not None and seconds <= most:
