@@ -282,7 +282,8 @@ class _Settled:
             self.best = min(self.best, pace)
             if not new and pace <= DISTURBED * self.best:
                 break
-        self.patience -= 0.0 if new else now - began
+        if not new:
+            self.patience -= now - began
 
 
 settle = _Settled()

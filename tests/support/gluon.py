@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -350,6 +350,6 @@ def emulated(edit: Callable[[str], str] = lambda text: text) -> Iterator[None]:
         patch.object(walks, "function", function),
         patch.object(walks, "start", run),
         patch.object(walks, "capable", lambda _: True),
-        patch.object(walks, "_descriptors", lambda: (Described, None)),
+        patch.object(walks, "units", lambda: SimpleNamespace(TensorDescriptor=Described, TILE=None)),
     ):
         yield

@@ -42,7 +42,7 @@ def backward_pass(
         if initial is not None and grad_final is not None:
             made[6].copy_(grad_final)
         return made
-    if walks.readable(given.query, given.key, given.value) and not walks.readable(grad):
+    if not walks.aligned(grad) and walks.readable(given.query, given.key, given.value):
         grad = grad.contiguous()  # that of a sum is one number, expanded
     if chosen is None:
         chosen = tuned.backward(given.facts, given.call(grad_final is not None, grad), gates, grad.device)

@@ -10,11 +10,10 @@ values. A pass that reads one on the host, or a step of which is not understood,
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ssdc.codegen.triton import choose
 from ssdc.runtime import tuned
 from ssdc.runtime.kernels import launch
+from ssdc.runtime.kernels.walks import units
 
 CALLS, PLACES = 4096, 64
 """Kinds of calls that are remembered, and places of a tensor in memory."""
@@ -157,11 +157,6 @@ class _Place:
         return self.at
 
 
-@lru_cache(maxsize=1)
-def _hopper() -> Any:
-    return importlib.import_module("ssdc.runtime.kernels.hopper")  # it needs Triton
-
-
 class _Tiles(dict[int, Any]):
     """Maps of the tiles of tensors by where they lie; memory is handed out again, so that few are made."""
 
@@ -176,7 +171,7 @@ class _Tiles(dict[int, Any]):
         launch.entered(self.device)
         made = copy(self.like)
         made.base = _Place(at)
-        self[at] = found = _hopper().encoded(made, self.laid)[0]
+        self[at] = found = units().encoded(made, self.laid)[0]
         return found
 
 
@@ -311,9 +306,9 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 pointers.append(lies)
             else:
                 laid = kernel.metadata.tensordesc_meta[len(tiles)]
-                kept += _hopper().encoded(x, laid)[1:]
+                kept += units().encoded(x, laid)[1:]
                 tiles.append((*lies, _Tiles(x, laid)))
-        run = _hopper().past_encoding(kernel.run) if tiles else kernel.run
+        run = units().past_encoding(kernel.run) if tiles else kernel.run
         which = (kernel.function, kernel.packed_metadata, None, None, None)
         started = _Launch(run, (programs, 1, 1), which, tuple(kept), tuple(pointers), tuple(tiles))
         self.steps.append((started, used))

@@ -64,7 +64,7 @@ def described(x: Tensor, rows: int, columns: int) -> Any:
     row = -(-shape[3] // UNIT) * UNIT
     strides = [step if size > 1 else row for size, step in zip(shape, x.stride(), strict=True)]
     strides[3] = 1
-    kind, layout = _descriptors()
+    kind, layout = units().TensorDescriptor, units().TILE
     made = object.__new__(kind)  # its own constructor checks again what `aligned` did: microseconds of every launch
     made.__dict__.update(
         base=x, shape=list(shape), strides=strides, block_shape=[1, rows, 1, columns], layout=layout, padding="zero",
@@ -82,9 +82,9 @@ def _read(walk: Walk, operands: Mapping[str, Tensor], known: Tiles) -> list[Any]
 
 
 @lru_cache(maxsize=1)
-def _descriptors() -> tuple[Any, Any]:
-    found = importlib.import_module("ssdc.runtime.kernels.hopper")  # it needs Triton
-    return found.TensorDescriptor, found.TILE
+def units() -> Any:
+    """What Triton knows of Hopper's units (`ssdc.runtime.kernels.hopper`), which needs Triton."""
+    return importlib.import_module("ssdc.runtime.kernels.hopper")
 
 
 @lru_cache(maxsize=1024)
